@@ -1,0 +1,66 @@
+# make env | test | demo | lint | clean        STACK=onedl (default) or openmmlab
+STACK ?= onedl
+PYTHON ?= python3
+SEEDS ?= 3
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+VENV := .venv/$(STACK)
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PINS := constraints/$(STACK).txt
+PIP := $(PY) -m pip install --no-build-isolation -c $(PINS)
+EXTRAS := timm,demo,tests
+
+# What the pins of each stack were made for.
+PYTHONS_onedl := 3.11 3.12
+PYTHONS_openmmlab := 3.11
+ifeq ($(PYTHONS_$(STACK)),)
+$(error STACK=$(STACK) is unknown: choose onedl or openmmlab)
+endif
+
+.PHONY: env test demo lint clean
+.DELETE_ON_ERROR:
+
+env: $(STAMP)
+
+# Safe to interrupt and run again: the stamp comes last, and pip skips what is already there.
+$(STAMP): $(PINS) setup.cfg
+	@found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); \
+	case " $(PYTHONS_$(STACK)) " in *" $${found:-none} "*) ;; *) \
+	echo "make env: STACK=$(STACK) needs Python $(PYTHONS_$(STACK)), '$(PYTHON)' is" \
+	"$${found:-missing}; name another with PYTHON=..." >&2; exit 1;; esac
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make env: '$(PYTHON)' has no" \
+	"venv module; install it (on Debian: python3-venv)" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	$(PIP) pip setuptools wheel
+	$(MAKE) --no-print-directory install-$(STACK)
+	@touch $@
+
+.PHONY: install-onedl install-openmmlab
+install-onedl:
+	$(PIP) -e '.[onedl,$(EXTRAS)]'
+
+# mmcv's ops are compiled against the torch that is already there (about 12 minutes on 2 cores).
+# A wheel that pip kept from another torch, or from a build without ops, is built anew.
+MMCV := MMCV_WITH_OPS=1 FORCE_CUDA=0 MAX_JOBS=$(WORKERS) $(PIP)
+install-openmmlab:
+	$(PIP) ninja numpy torch torchvision
+	$(MMCV) mmcv
+	@$(PY) -c 'import mmcv.ops' || $(MMCV) --no-cache-dir --force-reinstall --no-deps mmcv
+	$(PIP) -e '.[openmmlab,$(EXTRAS)]'
+
+test: env
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+demo: env
+	$(PY) tools/demo.py --seeds $(SEEDS)
+
+lint: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# Leaves the environments: remove .venv yourself, one of them takes long to build.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
