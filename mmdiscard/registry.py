@@ -1,0 +1,61 @@
+"""Registries of mmdiscard, scope ``mmdiscard``.
+
+``HOOKS`` and ``MODELS`` are children of MMEngine's, so that a config of any MM package can name
+``mmdiscard.SubsamplingSearchHook`` or ``mmdiscard.DiscardSegTTA``. What only mmdiscard knows (how to
+search, score, align, aggregate, adapt) has registries of its own; register a class there and name
+it in a config.
+"""
+
+from typing import Any
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+from .errors import MMDiscardError
+
+SCOPE = 'mmdiscard'
+
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmdiscard.engine'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mmdiscard.models'])
+
+SEARCHES = Registry('search', scope=SCOPE, locations=['mmdiscard.search'])
+CRITERIA = Registry('criterion', scope=SCOPE, locations=['mmdiscard.search'])
+AGGREGATORS = Registry('aggregator', scope=SCOPE, locations=['mmdiscard.aggregation'])
+ALIGNMENTS = Registry('alignment', scope=SCOPE, locations=['mmdiscard.aggregation'])
+SPACES = Registry('aggregation space', scope=SCOPE, locations=['mmdiscard.aggregation'])
+ADAPTERS = Registry('model adapter', scope=SCOPE, locations=['mmdiscard.models'])
+
+
+def lookup(registry: Registry, name: Any) -> type:
+    """The class registered as ``name``.
+
+    Raises:
+        MMDiscardError: if nothing has that name; the message lists what there is.
+    """
+    registry.import_from_location()
+    known = registry.module_dict
+    short = name.removeprefix(f'{SCOPE}.') if isinstance(name, str) else name
+    if short not in known:
+        raise MMDiscardError(
+            f'unknown {registry.name} {name!r}; choose one of {", ".join(sorted(known))}'
+        )
+    return known[short]
+
+
+def build(registry: Registry, config: Any) -> Any:
+    """Build what ``config`` describes; anything that is not a dict is taken as built already.
+
+    Raises:
+        MMDiscardError: if ``type`` is missing or unknown, or its arguments do not fit the class.
+    """
+    if not isinstance(config, dict):
+        return config
+    arguments = dict(config)
+    if 'type' not in arguments:
+        raise MMDiscardError(f'the {registry.name} needs a `type`, got {dict(config)}')
+    cls = lookup(registry, arguments.pop('type'))
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise MMDiscardError(f'{registry.name} {cls.__name__}: {error}') from error

@@ -1,0 +1,18 @@
+"""How a state enters a backbone: state arithmetic, the hook pair, discovery, the oracle."""
+
+from .discovery import SubsamplingMap, find_subsampling, map_subsampling, select_groups
+from .hooks import StateHooks
+from .oracle import OracleReport, translation_oracle
+from .state import StateSpace, SubsamplingGroup
+
+__all__ = [
+    'OracleReport',
+    'StateHooks',
+    'StateSpace',
+    'SubsamplingGroup',
+    'SubsamplingMap',
+    'find_subsampling',
+    'map_subsampling',
+    'select_groups',
+    'translation_oracle',
+]

@@ -1,0 +1,129 @@
+"""How a state enters a backbone: one forward pre-hook and one forward hook per layer.
+
+For a zero-padded layer of stride ``R``, the activation that index ``d`` selects is what the same
+layer gives for an input extended by ``R - d`` cells before and ``d`` after, less the first output
+row and column. Rows of one batch may hold different indices: each row's content is placed at its
+own offset inside one extended tensor, and the layer runs once. No class is replaced and no
+parameter renamed; removing the handles restores the backbone bit for bit.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import MMDiscardError
+from .layers import fill_value, trim
+from .state import StateSpace, SubsamplingGroup
+
+
+class StateHooks:
+    """Puts states into a backbone while `select` is active; otherwise does nothing.
+
+    Args:
+        backbone: the module that the groups were found in.
+        groups: the groups that states index.
+    """
+
+    def __init__(self, backbone: nn.Module, groups: Sequence[SubsamplingGroup]) -> None:
+        self.space = StateSpace(groups)
+        self._offsets: Tensor | None = None  # (M, G, 2) while a selection is active
+        modules = dict(backbone.named_modules())
+        self._handles = []
+        for column, group in enumerate(groups):
+            for name in group.members:
+                layer = _LayerHooks(self, column, group.factor)
+                self._handles += [
+                    modules[name].register_forward_pre_hook(layer.extend),
+                    modules[name].register_forward_hook(layer.trim),
+                ]
+
+    @contextmanager
+    def select(self, states: Tensor) -> Iterator[None]:
+        """Run the backbone with row ``m`` in state ``states[m]``; shape ``(M, G)``."""
+        self._offsets = self.space.offsets(states)
+        try:
+            yield
+        finally:
+            self._offsets = None
+
+    def offsets(self, column: int, rows: int) -> Tensor | None:
+        """``(rows, 2)`` offsets of one group, or None where every row takes the default index."""
+        if self._offsets is None:
+            return None
+        offsets = self._offsets[:, column]
+        if not offsets.any():
+            return None
+        repeats, rest = divmod(rows, len(offsets))
+        if rest:
+            raise MMDiscardError(
+                f'group {self.space.groups[column].name!r} sees {rows} rows for {len(offsets)} '
+                'images: the backbone mixes images before this layer, so it cannot be searched; '
+                'leave the group out of `groups`'
+            )
+        return offsets.repeat_interleave(repeats, 0)  # windows or patches of an image stay together
+
+    def remove(self) -> None:
+        """Take the hooks out again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+class _LayerHooks:
+    """The pair of one layer: `extend` before it, `trim` after it."""
+
+    def __init__(self, owner: StateHooks, column: int, factor: tuple[int, int]) -> None:
+        self.owner = owner
+        self.column = column
+        self.factor = factor
+        self.grid = (int(factor[0] > 1), int(factor[1] > 1))
+
+    def extend(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        offsets = self.owner.offsets(self.column, len(args[0]))
+        if offsets is None:
+            return None
+        return (extend(args[0], offsets, self.factor, fill_value(module)), *args[1:])
+
+    def trim(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        offsets = self.owner.offsets(self.column, len(args[0]))
+        if offsets is None:
+            return None
+        shape = tuple(
+            size - factor * grid
+            for size, factor, grid in zip(
+                args[0].shape[-2:], self.factor, self.grid, strict=True
+            )
+        )
+        return trim(module, output, self.grid, shape, offsets)
+
+
+def extend(inputs: Tensor, offsets: Tensor, factor: tuple[int, int], fill: float) -> Tensor:
+    """Extend every row by ``R - d`` before and ``d`` after, along the axes that subsample.
+
+    Args:
+        inputs: ``(M, C, H, W)``.
+        offsets: ``(M, 2)`` integer offsets (dy, dx), each in ``0..R-1``.
+        factor: ``(Ry, Rx)``.
+        fill: value outside the image.
+
+    Returns:
+        ``(M, C, H + Ry, W + Rx)``; an axis of factor 1 keeps its size.
+    """
+    extra = [size if size > 1 else 0 for size in factor]
+    distinct, which = offsets.unique(dim=0, return_inverse=True)
+    before = [[extra[0] - dy if extra[0] else 0, extra[1] - dx if extra[1] else 0]
+              for dy, dx in distinct.tolist()]
+    if len(before) == 1:
+        top, left = before[0]
+        return F.pad(inputs, (left, extra[1] - left, top, extra[0] - top), value=fill)
+    height, width = inputs.shape[-2:]
+    extended = inputs.new_full(
+        (*inputs.shape[:2], height + extra[0], width + extra[1]), fill
+    )
+    for index, (top, left) in enumerate(before):
+        rows = (which == index).nonzero().flatten().to(inputs.device)
+        extended[rows, :, top : top + height, left : left + width] = inputs[rows]
+    return extended

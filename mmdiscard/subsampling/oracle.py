@@ -1,0 +1,96 @@
+"""The translation oracle: what a state must do, checked without trained weights.
+
+For a group on the trunk, state ``s`` on image ``x`` equals the default state on ``x`` translated by
+the displacement of ``s``, away from the borders. It tells trunk from non-trunk and catches a wrong
+order, offset or unit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .discovery import as_levels, blank_image, inference_mode
+from .hooks import StateHooks
+from .state import StateSpace, SubsamplingGroup
+
+PASS_BELOW = 0.5
+
+
+@dataclass(frozen=True)
+class OracleReport:
+    """How well one group obeys the translation law.
+
+    Attributes:
+        group: name of the group.
+        error: mean absolute difference, in the centre of the deepest map, between the state and the
+            default state on the translated image.
+        effect: the same between the state and the default state on the untranslated image.
+    """
+
+    group: str
+    error: float
+    effect: float
+
+    @property
+    def ratio(self) -> float:
+        """``error / effect``: near 0 for a trunk group, near 1 for one that is not on the trunk."""
+        return self.error / max(self.effect, 1e-12)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the group translates."""
+        return self.ratio < PASS_BELOW
+
+
+def translation_oracle(
+    backbone: nn.Module,
+    groups: Sequence[SubsamplingGroup],
+    input_size: tuple[int, int] = (224, 224),
+    seed: int = 0,
+) -> list[OracleReport]:
+    """Check every group on a random image, each with its largest selection index.
+
+    Args:
+        backbone: the module that the groups belong to; comes back unchanged.
+        groups: as `find_subsampling` returns them, or made by hand.
+        input_size: ``(H, W)`` of the image.
+        seed: of the random image.
+    """
+    with inference_mode(backbone):
+        return [_check(backbone, group, input_size, seed) for group in groups]
+
+
+def _check(
+    backbone: nn.Module, group: SubsamplingGroup, input_size: tuple[int, int], seed: int
+) -> OracleReport:
+    space = StateSpace([group])
+    state = torch.tensor([[group.num_indices - 1]])
+    dy, dx = space.displacement(state)[0].tolist()
+    height, width = input_size
+    canvas = torch.randn(
+        1, 3, height + dy, width + dx, generator=torch.Generator().manual_seed(seed)
+    ).to(blank_image(backbone, (1, 1)))
+    image, translated = canvas[..., :height, :width], canvas[..., dy:, dx:]
+    hooks = StateHooks(backbone, [group])
+    try:
+        default, expected = _deepest(backbone, image), _deepest(backbone, translated)
+        with hooks.select(state):
+            found = _deepest(backbone, image)
+    finally:
+        hooks.remove()
+    return OracleReport(group.name, _difference(found, expected), _difference(found, default))
+
+
+def _deepest(backbone: nn.Module, image: Tensor) -> Tensor:
+    levels = as_levels(backbone(image.contiguous()))
+    return min(reversed(levels), key=lambda level: level[0, 0].numel()).float()
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    difference = (a - b).abs()
+    if difference.ndim == 4:
+        h, w = difference.shape[2:]
+        difference = difference[..., h // 3 : h - h // 3, w // 3 : w - w // 3]
+    return float(difference.mean())
