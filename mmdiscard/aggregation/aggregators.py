@@ -1,0 +1,129 @@
+"""Aggregation: states become one prediction, as a running mean that does not grow with the budget."""
+
+import torch
+from torch import Tensor
+
+from ..errors import MMDiscardError
+from ..registry import AGGREGATORS, ALIGNMENTS, SPACES, lookup
+from .evaluation import Evaluation
+
+SMALLEST_WEIGHT = 1e-6
+
+
+class Aggregator:
+    """Weighs states. Subclasses implement `weights`.
+
+    Args:
+        on: ``'features'`` or ``'logits'``, what is merged.
+        align: ``'none'``, ``'bilinear'`` or ``'exact'``, how states are brought together first.
+
+    Raises:
+        MMDiscardError: if either is unknown, or ``'exact'`` is asked for features.
+    """
+
+    def __init__(self, on: str = 'features', align: str = 'none') -> None:
+        self.space = lookup(SPACES, on)()
+        self.alignment = lookup(ALIGNMENTS, align)()
+        if self.alignment.in_output_space and on != 'logits':
+            raise MMDiscardError(
+                f"align={align!r} moves the output of the head, so it needs on='logits'; "
+                f'got on={on!r}'
+            )
+
+    def weights(self, evaluation: Evaluation) -> Tensor:
+        """Weight of each row, above 0: ``(M,)``, or ``(M, H, W)`` where values are dense logits."""
+        raise NotImplementedError
+
+    def merge(self, num_images: int) -> 'Merge':
+        """Begin a batch."""
+        return Merge(self, num_images)
+
+
+@AGGREGATORS.register_module()
+class AverageAggregator(Aggregator):
+    """The plain mean over states."""
+
+    def weights(self, evaluation: Evaluation) -> Tensor:
+        return torch.ones(len(evaluation.rows), device=evaluation.computed.inputs.device)
+
+
+@AGGREGATORS.register_module()
+class EntropyAggregator(Aggregator):
+    """Weight ``1 - H / log K``, normalised over states: confident states count more (the paper).
+
+    On dense logits every pixel has weights of its own.
+    """
+
+    def weights(self, evaluation: Evaluation) -> Tensor:
+        return (1 - self.space.entropy(evaluation)).clamp(min=SMALLEST_WEIGHT)
+
+
+class Merge:
+    """The running weighted means of one batch.
+
+    Args:
+        aggregator: says what is merged with which weights.
+        num_images: ``N``.
+    """
+
+    def __init__(self, aggregator: Aggregator, num_images: int) -> None:
+        self.aggregator = aggregator
+        self.num_images = num_images
+        self._means: list[RunningMean] = []
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Take in some rows."""
+        values = self.aggregator.space.values(evaluation)
+        weights = self.aggregator.weights(evaluation)
+        if not self._means:
+            self._means = [RunningMean(self.num_images) for _ in values]
+        for run in evaluation.rows.runs():
+            images = evaluation.rows.images[run]
+            for mean, value in zip(self._means, values, strict=True):
+                mean.add(images, value[run], weights[run])
+
+    def result(self) -> tuple[Tensor, ...]:
+        """The merged tensors, each ``(N, ...)``."""
+        return tuple(mean.value for mean in self._means)
+
+
+class RunningMean:
+    """Weighted mean per image that takes in values one at a time.
+
+    The first value of an image is stored as it is, so one state alone comes out bit for bit.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        self.num_images = num_images
+        self.value: Tensor | None = None
+        self._total: Tensor | None = None
+        self._seen = torch.zeros(num_images, dtype=torch.bool)
+
+    def add(self, images: Tensor, values: Tensor, weights: Tensor) -> None:
+        """Take in one value for each of ``images``, which are distinct.
+
+        Args:
+            images: ``(m,)`` long.
+            values: ``(m, ...)``.
+            weights: ``(m,)`` or ``(m, H, W)``, above 0.
+        """
+        weights = _expand(weights, values)
+        if self.value is None:
+            self.value = values.new_empty((self.num_images, *values.shape[1:]))
+            self._total = weights.new_zeros((self.num_images, *weights.shape[1:]))
+        every = len(images) == self.num_images
+        index = slice(None) if every else images.to(values.device)
+        total = self._total[index] + weights
+        if self._seen[images].any():
+            share = (weights / total).to(values.dtype)
+            values = torch.lerp(self.value[index], values, share)
+        self.value[index] = values
+        self._total[index] = total
+        self._seen[images] = True
+
+
+def _expand(weights: Tensor, values: Tensor) -> Tensor:
+    """``(m,)`` or ``(m, H, W)`` so that it multiplies ``(m, C, ...)``."""
+    if weights.ndim == 1:
+        return weights.view(-1, *[1] * (values.ndim - 1))
+    return weights.unsqueeze(1)

@@ -1,0 +1,90 @@
+"""What is known of some computed rows, worked out when first asked for."""
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..execution import Computed, Levels
+from .alignment import Alignment
+from .geometry import Geometry
+
+if TYPE_CHECKING:
+    from .spaces import Space
+
+Head = Callable[[Levels, Computed], Tensor]
+
+
+class Evaluation:
+    """One part of the rows on its way from features to what is merged.
+
+    Args:
+        computed: rows and features.
+        head: turns levels into logits ``(M, K)`` or ``(M, K, H, W)``.
+        geometry: of the searched groups.
+        alignment: how states are brought together.
+        space: what is merged, which also says what the head reads.
+    """
+
+    def __init__(
+        self,
+        computed: Computed,
+        head: Head,
+        geometry: Geometry,
+        alignment: Alignment,
+        space: 'Space',
+    ) -> None:
+        self.computed = computed
+        self.rows = computed.rows
+        self._head = head
+        self._geometry = geometry
+        self._alignment = alignment
+        self._space = space
+
+    @cached_property
+    def aligned(self) -> Levels:
+        """Features per level after alignment, ``(M, C, h, w)``."""
+        return self._alignment.features(self.computed.features, self.rows.states, self._geometry)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """What the head says of each row, ``(M, K)`` or ``(M, K, H, W)``, where it lies."""
+        return self._head(self._space.head_input(self), self.computed)
+
+    @cached_property
+    def output(self) -> Tensor:
+        """`logits` moved back by the displacement."""
+        if not self._alignment.in_output_space:
+            return self.logits
+        return self._alignment.output(self.logits, self.shift(self.logits))
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """Normalised entropy ``(M,)`` in 0..1 of each row, the mean over pixels if dense."""
+        entropy = normalized_entropy(self.logits)
+        return entropy if entropy.ndim == 1 else entropy.flatten(1).mean(1)
+
+    def shift(self, logits: Tensor) -> Tensor:
+        """Displacement ``(M, 2)`` in whole pixels of ``logits``."""
+        displacement = self._geometry.space.displacement(self.rows.states)
+        ratio = [
+            out / size
+            for out, size in zip(logits.shape[2:], self.computed.inputs.shape[2:], strict=True)
+        ]
+        return (displacement * torch.tensor(ratio)).round().long()
+
+
+def normalized_entropy(logits: Tensor) -> Tensor:
+    """Entropy over classes divided by its maximum: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1.
+
+    A single channel is the logit of a binary decision.
+    """
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
+    logp = F.log_softmax(logits, dim=1)
+    return -(logp.exp() * logp).sum(1) / math.log(logits.shape[1])

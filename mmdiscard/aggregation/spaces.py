@@ -1,0 +1,51 @@
+"""What is merged: feature maps before the head, or logits after it."""
+
+from torch import Tensor
+
+from ..execution import Levels
+from ..registry import SPACES
+from .evaluation import Evaluation, normalized_entropy
+
+
+class Space:
+    """What of an evaluation is merged."""
+
+    def head_input(self, evaluation: Evaluation) -> Levels:
+        """The features that the head reads for a single state."""
+        raise NotImplementedError
+
+    def values(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+        """The tensors to average over states, each ``(M, ...)``."""
+        raise NotImplementedError
+
+    def entropy(self, evaluation: Evaluation) -> Tensor:
+        """Normalised entropy at the places where values are averaged: ``(M,)`` or ``(M, H, W)``."""
+        raise NotImplementedError
+
+
+@SPACES.register_module(name='features')
+class FeatureSpace(Space):
+    """Merge aligned feature levels; the head then runs once on the result (the paper's way)."""
+
+    def head_input(self, evaluation: Evaluation) -> Levels:
+        return evaluation.computed.features
+
+    def values(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+        return evaluation.aligned
+
+    def entropy(self, evaluation: Evaluation) -> Tensor:
+        return evaluation.entropy
+
+
+@SPACES.register_module(name='logits')
+class LogitSpace(Space):
+    """Run the head for every state and merge what it says."""
+
+    def head_input(self, evaluation: Evaluation) -> Levels:
+        return evaluation.aligned
+
+    def values(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
+        return (evaluation.output,)
+
+    def entropy(self, evaluation: Evaluation) -> Tensor:
+        return normalized_entropy(evaluation.output)

@@ -1,0 +1,93 @@
+"""Criteria: how promising a state looks. Lower is better, everywhere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..registry import CRITERIA
+from .base import Rows
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a criterion may look at, one entry per row.
+
+    Attributes:
+        displacement: ``(M, 2)`` displacement (dy, dx) in image pixels.
+        image_keys: gives ``(M,)`` long, the same for the same image in whatever batch or process.
+        entropy: gives ``(M,)``, the normalised entropy in 0..1 of the row's prediction (for dense
+            outputs, its mean over pixels); costs a prediction, so it is called only when needed.
+    """
+
+    displacement: Tensor
+    image_keys: Callable[[], Tensor]
+    entropy: Callable[[], Tensor]
+
+
+class Criterion:
+    """Scores rows. Subclasses implement `score`."""
+
+    #: whether a score depends on what the model predicts for the row
+    needs_prediction = False
+
+    def score(self, rows: Rows, signals: Signals) -> Tensor:
+        """Scores ``(M,)`` on the CPU, lower is better."""
+        raise NotImplementedError
+
+
+@CRITERIA.register_module()
+class EntropyCriterion(Criterion):
+    """Entropy of the prediction: confident states first (the paper's learning-free criterion)."""
+
+    needs_prediction = True
+
+    def score(self, rows: Rows, signals: Signals) -> Tensor:
+        return signals.entropy().float().cpu()
+
+
+@CRITERIA.register_module()
+class DisplacementCriterion(Criterion):
+    """Euclidean length of the displacement.
+
+    Args:
+        largest: take far states first instead of near ones.
+    """
+
+    def __init__(self, largest: bool = False) -> None:
+        self.sign = -1.0 if largest else 1.0
+
+    def score(self, rows: Rows, signals: Signals) -> Tensor:
+        return self.sign * signals.displacement.float().norm(dim=-1)
+
+
+@CRITERIA.register_module()
+class RandomCriterion(Criterion):
+    """A random number in 0..1 for every image and state.
+
+    It depends on seed, image and state alone, so batch size, order and number of processes do not
+    change what a search chooses.
+
+    Args:
+        seed: any whole number.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def score(self, rows: Rows, signals: Signals) -> Tensor:
+        mixed = _mix(signals.image_keys().numpy().astype(np.uint64) + np.uint64(self.seed % 2**63))
+        for column in rows.states.numpy().astype(np.uint64).T:
+            mixed = _mix(mixed ^ column)
+        return torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) / 2**53).float()
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """One step of the splitmix64 generator: spreads every input bit over the whole word."""
+    with np.errstate(over='ignore'):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
