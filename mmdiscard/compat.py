@@ -1,0 +1,118 @@
+"""What makes one code base run on both distributions of the OpenMMLab stack.
+
+OpenMMLab's own releases and OneDL's maintained builds share their import names (``mmengine``,
+``mmcv``, ``mmpretrain``, ``mmseg``) but not the names they are installed under. Two things depend
+on the installed name and are dealt with here, once:
+
+* MMEngine finds ``_base_ = 'mmseg::...'`` through the distribution name ``mmsegmentation``, which
+  OneDL's builds do not have. ``_base_`` is resolved before ``custom_imports``, so the cure has to
+  be in place before any config is read: importing this module applies it.
+* Versions are read from package metadata under whichever name is installed, so that checking them
+  does not import mmpretrain or mmseg, which takes seconds and which a user may not even have.
+"""
+
+import re
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+
+from .errors import MissingPackageError
+
+# Import name -> (lowest supported version, names it may be installed under).
+PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    'mmengine': ('0.10', ('mmengine', 'onedl-mmengine', 'mmengine-lite')),
+    'mmcv': ('2.0.0', ('mmcv', 'onedl-mmcv', 'mmcv-lite')),
+    'mmpretrain': ('1.2', ('mmpretrain', 'onedl-mmpretrain')),
+    'mmseg': ('1.2', ('mmsegmentation', 'onedl-mmsegmentation')),
+}
+REQUIRED = ('mmengine',)
+INSTALL_HINT = (
+    "pip install 'mmdiscard[onedl]' or, for OpenMMLab's own releases, "
+    "pip install 'mmdiscard[openmmlab]'"
+)
+
+
+def is_importable(package: str) -> bool:
+    """Whether ``package`` could be imported, found out without importing it."""
+    return package in sys.modules or find_spec(package) is not None
+
+
+def installed_version(package: str) -> str | None:
+    """Version of an ``mm*`` package under any of its distribution names; None if it has none.
+
+    A source checkout on the path may be importable and yet have no metadata.
+    """
+    if package in sys.modules:
+        return getattr(sys.modules[package], '__version__', None)
+    for name in PACKAGES[package][1]:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, without trailing zeros: '2.1.0rc1+cu118' -> (2, 1)."""
+    matched = re.match(r'\d+(\.\d+)*', version)
+    numbers = [int(part) for part in matched.group().split('.')] if matched else []
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def require(package: str, why: str) -> None:
+    """Check that an ``mm*`` package is present and recent enough.
+
+    Args:
+        package (str): Import name, one of ``PACKAGES``.
+        why (str): What needs it, for the message: 'configs/imagenet/x.py tests a classifier'.
+
+    Raises:
+        MissingPackageError: It is absent or too old. An ``ImportError``, and one line long.
+    """
+    lowest = PACKAGES[package][0]
+    if not is_importable(package):
+        raise MissingPackageError(
+            f'{package} is not installed, but {why}. Install it: {INSTALL_HINT}'
+        )
+    version = installed_version(package)
+    if version is not None and _release(version) < _release(lowest):
+        raise MissingPackageError(
+            f'{package} {version} is too old: {why}, which needs '
+            f'{package} >= {lowest}. Update it: {INSTALL_HINT}'
+        )
+
+
+def check_versions() -> None:
+    """Check what mmdiscard cannot do without, and the version of what is there besides.
+
+    mmcv, mmpretrain and mmseg may be absent: each is asked for where it is needed.
+
+    Raises:
+        MissingPackageError: MMEngine is absent, or one of the four is too old.
+    """
+    for package in PACKAGES:
+        if package in REQUIRED or is_importable(package):
+            require(package, 'mmdiscard is built on it')
+
+
+def map_scopes_to_installed_names() -> None:
+    """Let ``mmseg::`` find its configs where no distribution is called ``mmsegmentation``.
+
+    MMEngine accepts an import name in the place of a distribution name, both when it resolves
+    ``_base_`` and in ``mmengine.hub.get_config``. With OpenMMLab's own releases nothing changes;
+    without mmseg neither, so that MMEngine's message still names what to install.
+    """
+    if not is_importable('mmengine'):
+        return  # check_versions says so in better words
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    try:
+        metadata.version(MODULE2PACKAGE['mmseg'])
+    except metadata.PackageNotFoundError:
+        if is_importable('mmseg'):
+            MODULE2PACKAGE['mmseg'] = 'mmseg'
+
+
+map_scopes_to_installed_names()
