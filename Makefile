@@ -9,7 +9,7 @@ VENV := .venv/$(STACK)
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PINS := constraints/$(STACK).txt
-PIP := $(PY) -m pip install --no-build-isolation -c $(PINS)
+PIP := $(PY) -m pip install -c $(PINS)
 EXTRAS := timm,demo,tests
 
 # What the pins of each stack were made for.
@@ -33,22 +33,27 @@ $(STAMP): $(PINS) setup.cfg
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make env: '$(PYTHON)' has no" \
 	"venv module; install it (on Debian: python3-venv)" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	$(PIP) pip setuptools wheel
+	$(PIP) pip
 	$(MAKE) --no-print-directory install-$(STACK)
 	@touch $@
 
 .PHONY: install-onedl install-openmmlab
-install-onedl:
-	$(PIP) -e '.[onedl,$(EXTRAS)]'
 
-# mmcv's ops are compiled against the torch that is already there (about 12 minutes on 2 cores).
-# A wheel that pip kept from another torch, or from a build without ops, is built anew.
-MMCV := MMCV_WITH_OPS=1 FORCE_CUDA=0 MAX_JOBS=$(WORKERS) $(PIP)
+# Sources are built apart: where onedl-mmcv's finds torch, it compiles ops that nothing here needs.
+install-onedl:
+	$(PIP) --build-constraint $(PINS) -e '.[onedl,$(EXTRAS)]'
+
+# mmcv's ops are compiled against the torch that is already there, for the CPU unless FORCE_CUDA=1.
+# A wheel that pip kept from a build without ops, or for another torch, is built anew.
+FORCE_CUDA ?= 0
+MMCV := CUDA_VISIBLE_DEVICES= FORCE_CUDA=$(FORCE_CUDA) MMCV_WITH_OPS=1 MAX_JOBS=$(WORKERS) \
+	$(PIP) --no-build-isolation
 install-openmmlab:
-	$(PIP) ninja numpy torch torchvision
+	$(PIP) setuptools wheel ninja numpy torch torchvision
+	@echo "Building mmcv's ops: about 12 minutes on 2 cores, unless pip has kept the wheel"
 	$(MMCV) mmcv
 	@$(PY) -c 'import mmcv.ops' || $(MMCV) --no-cache-dir --force-reinstall --no-deps mmcv
-	$(PIP) -e '.[openmmlab,$(EXTRAS)]'
+	$(PIP) --no-build-isolation -e '.[openmmlab,$(EXTRAS)]'
 
 test: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
