@@ -30,6 +30,21 @@ class Aggregator:
                 f'got on={on!r}'
             )
 
+    def check(self, dense: bool) -> None:
+        """Check that a model fits.
+
+        Args:
+            dense: whether its logits are maps.
+
+        Raises:
+            MMDiscardError: if this aggregator moves the output and the model's is not a map.
+        """
+        if self.alignment.in_output_space and not dense:
+            raise MMDiscardError(
+                "align='exact' moves output maps, and a classifier's output is none; use "
+                "align='bilinear' or align='none'"
+            )
+
     def weights(self, evaluation: Evaluation) -> Tensor:
         """Weight of each row, above 0: ``(M,)``, or ``(M, H, W)`` where values are dense logits."""
         raise NotImplementedError

@@ -1,5 +1,7 @@
 """What is merged: feature maps before the head, or logits after it."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ..execution import Levels
@@ -18,6 +20,10 @@ class Space:
         """The tensors to average over states, each ``(M, ...)``."""
         raise NotImplementedError
 
+    def logits(self, merged: tuple[Tensor, ...], head: Callable[[Levels], Tensor]) -> Tensor:
+        """Logits of the merged tensors."""
+        raise NotImplementedError
+
     def entropy(self, evaluation: Evaluation) -> Tensor:
         """Normalised entropy at the places where values are averaged: ``(M,)`` or ``(M, H, W)``."""
         raise NotImplementedError
@@ -33,6 +39,9 @@ class FeatureSpace(Space):
     def values(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         return evaluation.aligned
 
+    def logits(self, merged: tuple[Tensor, ...], head: Callable[[Levels], Tensor]) -> Tensor:
+        return head(merged)
+
     def entropy(self, evaluation: Evaluation) -> Tensor:
         return evaluation.entropy
 
@@ -46,6 +55,9 @@ class LogitSpace(Space):
 
     def values(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
         return (evaluation.output,)
+
+    def logits(self, merged: tuple[Tensor, ...], head: Callable[[Levels], Tensor]) -> Tensor:
+        return merged[0]
 
     def entropy(self, evaluation: Evaluation) -> Tensor:
         return normalized_entropy(evaluation.output)

@@ -1,6 +1,6 @@
 """Which states: the greedy tree, criteria, known state sets. Pure: no model, no features."""
 
-from .base import Rows, Search, check_budget
+from .base import Rows, Search, SearchRounds, check_budget
 from .criteria import (
     Criterion,
     DisplacementCriterion,
@@ -22,6 +22,7 @@ __all__ = [
     'RandomCriterion',
     'Rows',
     'Search',
+    'SearchRounds',
     'Signals',
     'SpreadStates',
     'check_budget',

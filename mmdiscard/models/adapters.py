@@ -1,0 +1,166 @@
+"""Where an ensemble meets a model of an MM package.
+
+An adapter knows two things of a model: how features become logits, and which of its methods to
+route through the ensemble. Everything that MM does before and after stays MM's. Adapters are
+registered under the class name of the model they serve; subclasses of that model are served too.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import MMDiscardError
+from ..execution import Levels
+from ..registry import ADAPTERS
+from .seam import BackboneSeam
+
+Predict = Callable[[Tensor, Any], Tensor]
+
+
+class ModelAdapter:
+    """What every adapter offers.
+
+    Args:
+        model: the built model, with a ``backbone``.
+    """
+
+    #: whether logits are maps, ``(M, K, H, W)``
+    dense = False
+    #: what a prediction does not use, as prefixes of state-dict keys
+    unused_in_test: tuple[str, ...] = ()
+    #: how states are merged unless the user says otherwise
+    default_aggregator: Mapping[str, Any] = {}
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.seam = BackboneSeam(model.backbone)
+        self._patched: list[tuple[nn.Module, str]] = []
+
+    def features(self, images: Tensor) -> Levels:
+        """Run the backbone, ``(M, 3, H, W)`` to its output levels."""
+        return self.seam.run(images)
+
+    def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
+        """Logits ``(M, K)`` or ``(M, K, H, W)`` from the output levels of a backbone.
+
+        Args:
+            levels: per level ``(M, C, h, w)``.
+            images: ``(M, 3, H, W)``, what the levels were computed from.
+            context: as `context_of` gives it.
+        """
+        raise NotImplementedError
+
+    def context_of(self, context: Any, rows: Sequence[int]) -> Any:
+        """What the model knows of its images besides their pixels, for some rows of a batch."""
+        return None
+
+    def default_context(self, images: Tensor) -> Any:
+        """A context for bare images ``(M, 3, H, W)``."""
+        return None
+
+    def install(self, predict: Predict) -> None:
+        """Route the model's predictions through ``predict(images, context)``, which gives logits."""
+        raise NotImplementedError
+
+    def uninstall(self) -> None:
+        """Leave the model as it was."""
+        for module, name in self._patched:
+            delattr(module, name)
+        self._patched = []
+        self.seam.remove()
+
+    def _patch(self, module: nn.Module, name: str, method: Callable) -> None:
+        """Shadow a method by an instance attribute; parameters and class stay untouched."""
+        setattr(module, name, method)
+        self._patched.append((module, name))
+
+
+class MergedLogits(tuple):
+    """Logits ``(N, K)`` on their way through a head's post-processing, in the place of features."""
+
+
+@ADAPTERS.register_module(name='ImageClassifier')
+class ClassifierAdapter(ModelAdapter):
+    """MMPretrain's `ImageClassifier`: merged logits enter the head's own `predict`."""
+
+    default_aggregator = dict(type='EntropyAggregator', on='features', align='bilinear')
+
+    def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
+        with self.seam.feeding(levels):
+            logits = self.model(images, mode='tensor')
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise MMDiscardError(
+                f'{type(self.model.head).__name__} does not give one score per class, so its states '
+                'cannot be merged'
+            )
+        return logits
+
+    def install(self, predict: Predict) -> None:
+        model = self.model
+        head_forward = model.head.forward
+
+        def forward(feats: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(feats, MergedLogits):
+                return feats[0]
+            return head_forward(feats, *args, **kwargs)
+
+        def predict_merged(inputs: Tensor, data_samples: Any = None, **kwargs: Any) -> Any:
+            merged = MergedLogits([predict(inputs, None)])
+            return model.head.predict(merged, data_samples, **kwargs)
+
+        self._patch(model.head, 'forward', forward)
+        self._patch(model, 'predict', predict_merged)
+
+
+@ADAPTERS.register_module(name='EncoderDecoder')
+class SegmentorAdapter(ModelAdapter):
+    """MMSegmentation's `EncoderDecoder` and its kin: `encode_decode` gives merged logits.
+
+    Whole and slide inference, flips, scales and padding go on calling `encode_decode` and so need
+    no word here. The context is the list of image metas.
+    """
+
+    dense = True
+    default_aggregator = dict(type='AverageAggregator', on='logits', align='exact')
+    unused_in_test = ('auxiliary_head.',)
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._encode_decode = model.encode_decode
+
+    def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
+        with self.seam.feeding(levels):
+            return self._encode_decode(images, context)
+
+    def context_of(self, context: list[dict], rows: Sequence[int]) -> list[dict]:
+        # Decode heads read the output size off the first meta, and slide inference writes the size
+        # of its window there alone: whichever row comes first has to carry it.
+        shape = {'img_shape': context[0]['img_shape']}
+        return [{**context[row], **shape} for row in rows]
+
+    def default_context(self, images: Tensor) -> list[dict]:
+        size = images.shape[2:]
+        return [{'ori_shape': size, 'img_shape': size, 'pad_shape': size}] * len(images)
+
+    def install(self, predict: Predict) -> None:
+        def encode_decode(inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+            return predict(inputs, batch_img_metas)
+
+        self._patch(self.model, 'encode_decode', encode_decode)
+
+
+def adapter_class(model: nn.Module) -> type[ModelAdapter]:
+    """The adapter that serves a built model.
+
+    Raises:
+        MMDiscardError: if there is none.
+    """
+    for cls in type(model).__mro__:
+        if cls.__name__ in ADAPTERS.module_dict:
+            return ADAPTERS.module_dict[cls.__name__]
+    raise MMDiscardError(
+        f'{type(model).__name__} is not supported; mmdiscard attaches to '
+        f'{", ".join(sorted(ADAPTERS.module_dict))} and their subclasses (register an adapter in '
+        '`mmdiscard.registry.ADAPTERS` for others)'
+    )

@@ -1,0 +1,88 @@
+"""Putting an ensemble into a built model, with every mistake met before an image is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ..aggregation import Aggregator
+from ..errors import MMDiscardError
+from ..registry import AGGREGATORS, SEARCHES, build
+from ..search import Search
+from ..subsampling import StateSpace, map_subsampling, select_groups
+from .adapters import adapter_class
+from .ensemble import Ensemble
+from .seam import BackboneSeam
+
+
+def attach(
+    model: Any,
+    subsampling: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | Search | None = None,
+    aggregator: Mapping[str, Any] | Aggregator | None = None,
+    max_rows: int | None = None,
+) -> Ensemble:
+    """Let a model predict with activations that its subsampling layers discard.
+
+    From now on ``predict``, ``test_step`` and inferencers of the model merge several states.
+    Training, ``extract_feat`` and the tensor mode stay plain.
+
+    Args:
+        model: a built MMPretrain classifier or MMSegmentation segmentor, or something around one: a
+            TTA model, a distributed wrapper, an inferencer.
+        subsampling: ``groups`` (``'all'``, ``'inner'`` or a list of names or positions; default
+            ``'inner'``) and ``input_size`` (``(H, W)`` to trace with; default 224 x 224).
+        search: config of a search; default ``GreedySearch`` with budget 10.
+        aggregator: config of an aggregator; default: the paper's entropy weights on features
+            for classifiers, the mean of exactly aligned logits for segmentors.
+        max_rows: at most so many rows (image times state) are in flight at once; default the batch
+            size.
+
+    Raises:
+        MMDiscardError: if anything does not fit: unknown names, a bad budget, an aggregator that
+            the model cannot use, an unsupported model, a model that is attached already.
+    """
+    model = unwrap(model)
+    adapter = adapter_class(model)
+    if isinstance(model.backbone.forward, BackboneSeam):
+        raise MMDiscardError(
+            'mmdiscard is attached to this model already; call `detach()` on that ensemble first'
+        )
+    search = build(SEARCHES, search or dict(type='GreedySearch', budget=10))
+    aggregator = build(AGGREGATORS, aggregator or adapter.default_aggregator)
+    aggregator.check(adapter.dense)
+    which, input_size = _subsampling_options(**(subsampling or {}))
+    found = map_subsampling(model.backbone, input_size)
+    groups = select_groups(found.groups, which)
+    search.prepare(StateSpace(groups))
+    return Ensemble(adapter(model), found, groups, search, aggregator, max_rows)
+
+
+def unwrap(model: Any) -> nn.Module:
+    """The model inside inferencers, TTA models and distributed wrappers.
+
+    Raises:
+        MMDiscardError: if there is no module inside.
+    """
+    inner = model
+    while not hasattr(inner, 'backbone'):
+        wrapped = getattr(inner, 'module', getattr(inner, 'model', None))
+        if wrapped is None:
+            raise MMDiscardError(
+                f'{type(model).__name__} holds no model with a backbone; pass a built classifier or '
+                'segmentor, or an inferencer or TTA model around one'
+            )
+        inner = wrapped
+    return inner
+
+
+def _subsampling_options(
+    groups: Any = 'inner', input_size: tuple[int, int] = (224, 224), **unknown: Any
+) -> tuple[Any, tuple[int, int]]:
+    if unknown:
+        raise MMDiscardError(
+            f'subsampling has no option {", ".join(map(repr, unknown))}; it takes groups, input_size'
+        )
+    if isinstance(input_size, int):
+        input_size = (input_size, input_size)
+    return groups, tuple(input_size)
