@@ -28,8 +28,8 @@ env: $(STAMP)
 $(STAMP): $(PINS) setup.cfg
 	@found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); \
 	case " $(PYTHONS_$(STACK)) " in *" $${found:-none} "*) ;; *) \
-	echo "make env: STACK=$(STACK) needs Python $(PYTHONS_$(STACK)), '$(PYTHON)' is" \
-	"$${found:-missing}; name another with PYTHON=..." >&2; exit 1;; esac
+	echo "make env: STACK=$(STACK) needs Python $(subst $() , or ,$(PYTHONS_$(STACK)))," \
+	"'$(PYTHON)' is $${found:-missing}; name another with PYTHON=..." >&2; exit 1;; esac
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make env: '$(PYTHON)' has no" \
 	"venv module; install it (on Debian: python3-venv)" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
@@ -52,7 +52,9 @@ install-openmmlab:
 	$(PIP) setuptools wheel ninja numpy torch torchvision
 	@echo "Building mmcv's ops: about 12 minutes on 2 cores, unless pip has kept the wheel"
 	$(MMCV) mmcv
-	@$(PY) -c 'import mmcv.ops' || $(MMCV) --no-cache-dir --force-reinstall --no-deps mmcv
+	@$(PY) -c 'import mmcv.ops' 2>/dev/null || { echo "The kept wheel of mmcv does not work here"; \
+	$(MMCV) --no-cache-dir --force-reinstall --no-deps mmcv; }
+	@$(PY) -c 'import mmcv.ops'
 	$(PIP) --no-build-isolation -e '.[openmmlab,$(EXTRAS)]'
 
 test: env
