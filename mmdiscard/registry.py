@@ -24,6 +24,7 @@ CRITERIA = Registry('criterion', scope=SCOPE, locations=['mmdiscard.search'])
 AGGREGATORS = Registry('aggregator', scope=SCOPE, locations=['mmdiscard.aggregation'])
 ALIGNMENTS = Registry('alignment', scope=SCOPE, locations=['mmdiscard.aggregation'])
 SPACES = Registry('aggregation space', scope=SCOPE, locations=['mmdiscard.aggregation'])
+MERGERS = Registry('merger', scope=SCOPE, locations=['mmdiscard.aggregation'])
 ADAPTERS = Registry('model adapter', scope=SCOPE, locations=['mmdiscard.models'])
 
 

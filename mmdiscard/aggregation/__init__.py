@@ -11,6 +11,7 @@ from .alignment import (
 )
 from .evaluation import Evaluation, normalized_entropy
 from .geometry import Geometry
+from .mergers import EntropyMerger, MeanMerger, Merger
 from .spaces import FeatureSpace, LogitSpace, Space
 
 __all__ = [
@@ -19,12 +20,15 @@ __all__ = [
     'AverageAggregator',
     'BilinearAlignment',
     'EntropyAggregator',
+    'EntropyMerger',
     'Evaluation',
     'ExactAlignment',
     'FeatureSpace',
     'Geometry',
     'LogitSpace',
+    'MeanMerger',
     'Merge',
+    'Merger',
     'NoAlignment',
     'RunningMean',
     'Space',

@@ -1,0 +1,136 @@
+"""The hook that lets MM's own test loop search and merge states."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import collect_results, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..models import Ensemble, SearchResult, attach
+from ..registry import AGGREGATORS, HOOKS, SEARCHES, build
+from .checkpoint import check_checkpoint
+from .summary import describe
+
+
+@HOOKS.register_module()
+class SubsamplingSearchHook(Hook):
+    """Test (and, if asked, validate) with discarded activations.
+
+    Before the test the runner's model is attached; afterwards a summary is logged and the model is
+    detached. Works with plain models, MM's TTA models and distributed wrappers alike.
+
+    Args:
+        subsampling: see `mmdiscard.attach`.
+        search: see `mmdiscard.attach`.
+        aggregator: see `mmdiscard.attach`.
+        max_rows: see `mmdiscard.attach`.
+        val: also search during validation.
+        dump: name of a file in the runner's log folder that gets one JSON line per image, with its
+            path and, for every pass (a view of TTA, a window of slide inference), the states and
+            their scores. None for no file.
+
+    Raises:
+        MMDiscardError: if the settings are wrong in themselves; what only the model can tell is
+            checked before the first image is read.
+    """
+
+    def __init__(
+        self,
+        subsampling: Mapping[str, Any] | None = None,
+        search: Mapping[str, Any] | None = None,
+        aggregator: Mapping[str, Any] | None = None,
+        max_rows: int | None = None,
+        val: bool = False,
+        dump: str | None = None,
+    ) -> None:
+        self.settings = dict(
+            subsampling=subsampling,
+            search=search and build(SEARCHES, search),
+            aggregator=aggregator and build(AGGREGATORS, aggregator),
+            max_rows=max_rows,
+        )
+        self.val = val
+        self.dump = dump
+        self.ensemble: Ensemble | None = None
+        self._results: list[SearchResult] = []  # of the current iteration
+        self._records: list[dict] = []  # of all images so far
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse a checkpoint of another model, which MMEngine would load in part."""
+        check_checkpoint(runner.model, checkpoint)
+
+    def before_test(self, runner: Runner) -> None:
+        self._attach(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        if self.val:
+            self._attach(runner)
+
+    def before_test_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self._results.clear()
+
+    before_val_iter = before_test_iter
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        if self.ensemble is not None:
+            self._records += [
+                _record(sample, index, self._results) for index, sample in enumerate(outputs or ())
+            ]
+
+    after_val_iter = after_test_iter
+
+    def after_test(self, runner: Runner) -> None:
+        self._finish(runner, len(runner.test_loop.dataloader.dataset))
+
+    def after_val(self, runner: Runner) -> None:
+        if self.val:
+            self._finish(runner, len(runner.val_loop.dataloader.dataset))
+
+    def _attach(self, runner: Runner) -> None:
+        self.ensemble = attach(runner.model, **self.settings)
+        self.ensemble.listeners.append(self._results.append)
+        self._records = []
+        names = ', '.join(group.name for group in self.ensemble.groups)
+        runner.logger.info(f'mmdiscard: searching {self.ensemble.budget} states over {names}')
+
+    def _finish(self, runner: Runner, num_images: int) -> None:
+        groups = self.ensemble.groups
+        self.ensemble.detach()
+        self.ensemble = None
+        records = collect_results(self._records, num_images, device='cpu')
+        if is_main_process():
+            runner.logger.info(describe(groups, records))
+            if self.dump:
+                _write_lines(Path(runner.log_dir) / self.dump, records)
+
+
+def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
+    """What is kept of one image."""
+    return {
+        'img_path': str(sample.get('img_path', '')),
+        'passes': [
+            {
+                'states': result.states[index].tolist(),
+                'scores': None if result.scores is None else result.scores[index].tolist(),
+                'cost': result.cost,
+            }
+            for result in results
+        ],
+    }
+
+
+def _write_lines(path: Path, records: Sequence[dict]) -> None:
+    """Write all or nothing."""
+    partial = path.with_name(path.name + '.partial')
+    with open(partial, 'w', encoding='utf-8') as file:
+        file.writelines(json.dumps(record) + '\n' for record in records)
+    partial.replace(path)

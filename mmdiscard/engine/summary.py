@@ -1,0 +1,45 @@
+"""What a test run says about its search."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..subsampling import SubsamplingGroup
+
+SHOWN = 5
+
+
+def describe(groups: Sequence[SubsamplingGroup], records: Sequence[dict]) -> str:
+    """A few lines on groups searched, states per image, cost, and which states won.
+
+    Args:
+        groups: the searched groups.
+        records: per image a list of passes with states, scores and cost.
+    """
+    passes = [entry for record in records for entry in record['passes']]
+    lines = ['mmdiscard summary', f'  groups searched: {"; ".join(map(_group, groups))}']
+    if passes:
+        states = sum(len(entry['states']) for entry in passes) / len(passes)
+        cost = sum(entry['cost'] for entry in passes) / len(passes)
+        lines += [
+            f'  images: {len(records)}, forward passes without mmdiscard: {len(passes)}',
+            f'  states per image: {states:.2f} on average; cost: {cost:.2f} backbone passes for one',
+            f'  {_winners(passes)}',
+        ]
+    return '\n'.join(lines)
+
+
+def _group(group: SubsamplingGroup) -> str:
+    return f'{group.name} (factor {group.factor[0]}x{group.factor[1]}, input stride {group.stride[0]})'
+
+
+def _winners(passes: Sequence[dict]) -> str:
+    """The states with the best score, and how often each was it."""
+    scored = [entry for entry in passes if entry['scores']]
+    if not scored:
+        return 'states are the same for every image'
+    best = Counter(
+        tuple(min(zip(entry['scores'], entry['states'], strict=True))[1]) for entry in scored
+    )
+    shares = [f'{state} {count / len(scored):.1%}' for state, count in best.most_common(SHOWN)]
+    more = f', and {len(best) - SHOWN} more' if len(best) > SHOWN else ''
+    return f'best state of an image: {", ".join(shares)}{more}'
