@@ -1,0 +1,2 @@
+# Four states, the same for every image: displacements as far apart as they can be.
+search = dict(type='SpreadStates', budget=4)
