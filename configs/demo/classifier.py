@@ -8,9 +8,17 @@ model = dict(
     type='ImageClassifier',
     data_preprocessor=_base_.data_preprocessor,
     backbone=dict(
-        type='ResNet', depth=18, stem_channels=16, base_channels=16,
-        norm_cfg=dict(type='BN', requires_grad=True)),
+        type='ResNet',
+        depth=18,
+        stem_channels=16,
+        base_channels=16,
+        norm_cfg=dict(type='BN', requires_grad=True),
+    ),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
-        type='LinearClsHead', num_classes=10, in_channels=128,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0)))
+        type='LinearClsHead',
+        num_classes=10,
+        in_channels=128,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
+)

@@ -112,13 +112,16 @@ def split_handwriting(
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            'the digit scenes need scikit-learn: pip install mmdiscard[demo]') from error
+            'the digit scenes need scikit-learn: pip install mmdiscard[demo]'
+        ) from error
     data = load_digits()
     order = np.random.default_rng(params.seed).permutation(len(data.target))
     cuts = np.round(np.cumsum(params.handwriting)[:2] * len(order)).astype(int)
     ink = (data.images / 16).astype(np.float32)
-    return {split: (ink[part], data.target[part], part)
-            for split, part in zip(SPLITS, np.split(order, cuts))}
+    return {
+        split: (ink[part], data.target[part], part)
+        for split, part in zip(SPLITS, np.split(order, cuts), strict=True)
+    }
 
 
 def _manifest(params: DigitSceneParams) -> str:
@@ -130,8 +133,10 @@ def _is_current(root: Path, params: DigitSceneParams) -> bool:
     if (root / MANIFEST).is_file():
         return (root / MANIFEST).read_text(encoding='utf-8') == _manifest(params)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f'{root} exists and holds no digit scenes (no {MANIFEST}); '
-                              'name another folder or remove it')
+        raise FileExistsError(
+            f'{root} exists and holds no digit scenes (no {MANIFEST}); '
+            'name another folder or remove it'
+        )
     return False
 
 
@@ -155,9 +160,15 @@ def _write_segmentation(root: Path, split: int, scans, params: DigitSceneParams)
     for number in range(params.seg_images[split]):
         rng = np.random.default_rng((params.seed, 0, split, number))
         shown = rng.choice(len(ink), rng.integers(*params.seg_digits, endpoint=True), replace=False)
-        pair = compose_scene(ink[shown], digits[shown], _fragments(ink, params, rng),
-                             params.seg_size, params.seg_glyph_px, rng)
-        for folder, pixels in zip(folders, pair):
+        pair = compose_scene(
+            ink[shown],
+            digits[shown],
+            _fragments(ink, params, rng),
+            params.seg_size,
+            params.seg_glyph_px,
+            rng,
+        )
+        for folder, pixels in zip(folders, pair, strict=True):
             _write_png(folder / f'{number:05d}.png', pixels)
 
 
@@ -170,8 +181,14 @@ def _write_classification(root: Path, split: int, scans, params: DigitSceneParam
         rng = np.random.default_rng((params.seed, 1, split, number))
         digit = number % 10
         shown = rng.choice(np.flatnonzero(digits == digit), 1)
-        image, _ = compose_scene(ink[shown], digits[shown], _fragments(ink, params, rng),
-                                 params.cls_size, params.cls_glyph_px, rng)
+        image, _ = compose_scene(
+            ink[shown],
+            digits[shown],
+            _fragments(ink, params, rng),
+            params.cls_size,
+            params.cls_glyph_px,
+            rng,
+        )
         _write_png(folder / str(digit) / f'{number:05d}.png', image)
 
 

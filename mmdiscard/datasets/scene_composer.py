@@ -68,8 +68,17 @@ def _stroke(size: int, rng: np.random.Generator) -> np.ndarray:
     centre = tuple(int(v) for v in rng.uniform(0, size, 2))
     axes = tuple(int(v) for v in rng.uniform(0.05, 0.5, 2) * size)
     start = rng.uniform(0, 360)
-    cv2.ellipse(canvas, centre, axes, rng.uniform(0, 180), start, start + rng.uniform(40, 200),
-                255, int(rng.integers(1, 5)), cv2.LINE_AA)
+    cv2.ellipse(
+        canvas,
+        centre,
+        axes,
+        rng.uniform(0, 180),
+        start,
+        start + rng.uniform(40, 200),
+        255,
+        int(rng.integers(1, 5)),
+        cv2.LINE_AA,
+    )
     return canvas.astype(np.float32) / 255
 
 
@@ -84,7 +93,7 @@ def _half_plane(size: int, centre: np.ndarray, rng: np.random.Generator) -> np.n
 def _place(glyphs, digits, size, glyph_px, rng):
     """Yield (glyph, digit, centre (x, y), height) for each digit that finds a free place."""
     taken: list[tuple[np.ndarray, float]] = []
-    for glyph, digit in zip(glyphs, digits):
+    for glyph, digit in zip(glyphs, digits, strict=True):
         height = rng.uniform(*glyph_px)
         for centre in rng.uniform(0.45 * height, size - 0.45 * height, (20, 2)):
             if all(np.hypot(*(centre - c)) > 0.45 * (height + h) for c, h in taken):
@@ -109,7 +118,7 @@ def _warp(glyph, centre, height, size, rng) -> np.ndarray:
 def _blend(image: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> None:
     """Paint ``ink`` in a random colour darker than what lies beneath, in place."""
     left, top, width, height = cv2.boundingRect((ink > 0).astype(np.uint8))
-    window = np.s_[top:top + height, left:left + width]
+    window = np.s_[top : top + height, left : left + width]
     weight = ink[window][..., None]
     beneath = (image[window] * weight).sum() / max(3 * float(weight.sum()), 1e-3)
     # Ink nobody could see would be noise in the labels: keep a least difference in brightness.

@@ -1,4 +1,4 @@
-"""The digit scenes: same parameters same files, no handwriting shared, readable by MM's datasets."""
+"""The digit scenes: deterministic, no handwriting shared, readable by MM's own datasets."""
 
 import builtins
 import json
@@ -17,8 +17,11 @@ CONFIGS = Path(__file__).parents[2] / 'configs' / 'demo'
 
 
 def files_of(root):
-    return {str(path.relative_to(root)): path.read_bytes()
-            for path in sorted(root.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope='module')
@@ -39,8 +42,7 @@ def test_another_seed_draws_other_scenes(root, tmp_path):
 def test_no_handwriting_is_shared():
     splits = [set(index.tolist()) for _, _, index in split_handwriting(SMALL).values()]
     assert sum(map(len, splits)) == len(set.union(*splits)) == 1797
-    assert all(set(digits) == set(range(10))
-               for _, digits, _ in split_handwriting(SMALL).values())
+    assert all(set(digits) == set(range(10)) for _, digits, _ in split_handwriting(SMALL).values())
 
 
 def test_sizes_and_labels(root):
@@ -48,7 +50,7 @@ def test_sizes_and_labels(root):
     labels = sorted((root / 'segmentation' / 'labels').rglob('*.png'))
     assert [path.parts[-2:] for path in images] == [path.parts[-2:] for path in labels]
     assert len(images) == sum(SMALL.seg_images)
-    for image, label in zip(images, labels):
+    for image, label in zip(images, labels, strict=True):
         pixels = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
         assert cv2.imread(str(image)).shape == (SMALL.seg_size, SMALL.seg_size, 3)
         assert pixels.shape == (SMALL.seg_size, SMALL.seg_size)
