@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import MMDiscardError
-from .layers import fill_value, trim
+from .layers import fill_value, memory_format, trim
 from .state import StateSpace, SubsamplingGroup
 
 
@@ -120,9 +120,12 @@ def extend(inputs: Tensor, offsets: Tensor, factor: tuple[int, int], fill: float
         top, left = before[0]
         return F.pad(inputs, (left, extra[1] - left, top, extra[0] - top), value=fill)
     height, width = inputs.shape[-2:]
-    extended = inputs.new_full(
-        (*inputs.shape[:2], height + extra[0], width + extra[1]), fill
-    )
+    extended = torch.empty(
+        (*inputs.shape[:2], height + extra[0], width + extra[1]),
+        dtype=inputs.dtype,
+        device=inputs.device,
+        memory_format=memory_format(inputs),
+    ).fill_(fill)
     for index, (top, left) in enumerate(before):
         rows = (which == index).nonzero().flatten().to(inputs.device)
         extended[rows, :, top : top + height, left : left + width] = inputs[rows]

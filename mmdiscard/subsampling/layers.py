@@ -144,9 +144,12 @@ def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int) -
 
 def _compact(output: Tensor, like: Tensor) -> Tensor:
     """Dense memory again, for models that use ``view``; channels-last stays channels-last."""
-    channels_last = not like.is_contiguous() and like.is_contiguous(
+    return output.contiguous(memory_format=memory_format(like))
+
+
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """Channels-last or, for everything else, plain."""
+    channels_last = not tensor.is_contiguous() and tensor.is_contiguous(
         memory_format=torch.channels_last
     )
-    return output.contiguous(
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format
-    )
+    return torch.channels_last if channels_last else torch.contiguous_format
