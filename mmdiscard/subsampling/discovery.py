@@ -9,9 +9,11 @@ that the cut does not need are dropped, so a group is the smallest cut.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -61,10 +63,11 @@ def map_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> Subsa
         candidates: dict[tuple[Size, Size], list[str]] = {}
         for name, factor, size in calls:
             candidates.setdefault((ruler.input_stride(size, factor), factor), []).append(name)
+        times_called = Counter(name for name, _, _ in calls)
         groups, rejected = [], {}
         for (stride, factor), names in candidates.items():
             members, levels = _smallest_cut(backbone, list(dict.fromkeys(names)), input_size)
-            reasons = _refusals(backbone, names, members)
+            reasons = _refusals(backbone, names, members, times_called)
             rejected |= reasons
             if members and not reasons.keys() & members:
                 groups.append(SubsamplingGroup(_common(members), members, factor, stride, levels))
@@ -246,14 +249,14 @@ def _levels_behind(
 
 
 def _refusals(
-    backbone: nn.Module, names: Sequence[str], members: Sequence[str]
+    backbone: nn.Module, names: Sequence[str], members: Sequence[str], times_called: Counter
 ) -> dict[str, str]:
     """Why layers are not searched, by module name."""
     reasons = {name: 'not on the trunk' for name in names if name not in members}
     for name in members:
         module = backbone.get_submodule(name)
         reason = unsupported_because(module)
-        if list(names).count(name) > 1:
+        if times_called[name] > 1:
             reason = 'it is called more than once in a forward'
         if reason:
             reasons[name] = reason
@@ -264,8 +267,8 @@ def _common(members: Sequence[str]) -> str:
     """The longest module path that all members share; the first member if they share none."""
     if len(members) == 1:
         return members[0]
-    paths = [name.split('.') for name in members]
-    shared = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
+    levels = zip(*(name.split('.') for name in members), strict=False)
+    shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels)]
     return '.'.join(shared) or members[0]
 
 
