@@ -1,0 +1,244 @@
+import pytest
+import torch
+from small_models import (
+    SHUFFLENET,
+    SMALL_CONVNEXT,
+    SMALL_D8,
+    SMALL_MIT,
+    SMALL_RESNET,
+    SMALL_RESNET_4_LEVELS,
+    SMALL_SWIN,
+    cls_backbone,
+    seg_backbone,
+)
+from torch import nn
+
+from mmdiscard import MMDiscardError, find_subsampling
+from mmdiscard.subsampling import SubsamplingGroup, map_subsampling, select_groups
+
+SIZE = (64, 64)
+
+
+def described(groups):
+    return {group.name: (group.stride[0], group.factor[0]) for group in groups}
+
+
+RESNET = {'conv1': (1, 2), 'maxpool': (2, 2), 'layer2.0': (4, 2), 'layer3.0': (8, 2)}
+RESNET |= {'layer4.0': (16, 2)}
+STEM_4 = [(1, 4), (4, 2), (8, 2), (16, 2)]
+
+
+@pytest.mark.parametrize(
+    'build, config, expected',
+    [
+        (cls_backbone, SMALL_RESNET, RESNET),
+        (cls_backbone, SMALL_RESNET | dict(depth=50), RESNET),
+        (seg_backbone, SMALL_D8, {'stem.0': (1, 2), 'maxpool': (2, 2), 'layer2.0': (4, 2)}),
+        (
+            cls_backbone,
+            dict(type='MobileNetV2', widen_factor=0.25),
+            {
+                'conv1.conv': (1, 2),
+                **{f'layer{n}.0.conv.1.conv': (s, 2) for n, s in ((2, 2), (3, 4), (4, 8), (6, 16))},
+            },
+        ),
+        (
+            cls_backbone,
+            SHUFFLENET,
+            {'conv1.conv': (1, 2), 'maxpool': (2, 2)}
+            | {f'layers.{n}.0': (4 * 2**n, 2) for n in range(3)},
+        ),
+        (
+            cls_backbone,
+            SMALL_SWIN,
+            dict(
+                zip(
+                    [
+                        'patch_embed.projection',
+                        *(f'stages.{n}.downsample.sampler' for n in range(3)),
+                    ],
+                    STEM_4,
+                    strict=True,
+                )
+            ),
+        ),
+        (
+            cls_backbone,
+            SMALL_CONVNEXT,
+            dict(
+                zip(
+                    ['downsample_layers.0.0', *(f'downsample_layers.{n}.1' for n in (1, 2, 3))],
+                    STEM_4,
+                    strict=True,
+                )
+            ),
+        ),
+        (
+            seg_backbone,
+            SMALL_MIT,
+            dict(zip([f'layers.{n}.0.projection' for n in range(4)], STEM_4, strict=True)),
+        ),
+        (
+            cls_backbone,
+            dict(type='VisionTransformer', arch='deit-t', patch_size=16, img_size=64),
+            {'patch_embed.projection': (1, 16)},
+        ),
+    ],
+    ids=[
+        'ResNet-18',
+        'ResNet-50',
+        'D8',
+        'MobileNetV2',
+        'ShuffleNetV2',
+        'Swin',
+        'ConvNeXt',
+        'MiT',
+        'ViT',
+    ],
+)
+@pytest.mark.parametrize('size', [SIZE, (70, 95)], ids=['even', 'odd'])
+def test_groups_of_backbones(build, config, expected, size):
+    if config['type'] == 'VisionTransformer':
+        size = SIZE  # accepts no other
+    groups = find_subsampling(build(config), size)
+    assert described(groups) == expected
+    assert list(described(groups)) == list(expected)  # in execution order
+    assert all(g.factor[0] == g.factor[1] and g.stride[0] == g.stride[1] for g in groups)
+
+
+def test_layers_that_subsample_together_are_one_group():
+    groups = {group.name: group for group in find_subsampling(cls_backbone(SMALL_RESNET), SIZE)}
+    assert set(groups['layer3.0'].members) == {'layer3.0.conv1', 'layer3.0.downsample.0'}
+    assert groups['conv1'].members == ('conv1',)
+
+
+def test_strides_of_levels_and_which_groups_displace_them():
+    found = map_subsampling(seg_backbone(SMALL_RESNET_4_LEVELS), SIZE)
+    assert found.strides == ((4, 4), (8, 8), (16, 16), (32, 32))
+    levels = [group.levels for group in found.groups]
+    assert levels == [(0, 1, 2, 3), (0, 1, 2, 3), (1, 2, 3), (2, 3), (3,)]
+
+
+def test_spatial_reduction_of_attention_is_rejected():
+    backbone = seg_backbone(SMALL_MIT)
+    found = map_subsampling(backbone, SIZE)
+    reducing = [name for name, _ in backbone.named_modules() if name.endswith('attn.sr')]
+    assert len(reducing) == 3
+    assert found.rejected == dict.fromkeys(reducing, 'not on the trunk')
+
+
+def snapshot(backbone: nn.Module) -> list:
+    flags = [module.training for module in backbone.modules()]
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in backbone.modules()]
+    state = [(key, value.clone()) for key, value in backbone.state_dict().items()]
+    return [flags, hooks, torch.get_rng_state(), state]
+
+
+@pytest.mark.parametrize('config', [SMALL_RESNET, SMALL_SWIN], ids=['ResNet', 'Swin'])
+def test_discovery_leaves_no_trace(config):
+    backbone = cls_backbone(config)
+    for index, module in enumerate(backbone.modules()):
+        module.training = index % 3 > 0
+    flags, hooks, rng, state = snapshot(backbone)
+    find_subsampling(backbone, SIZE)
+    flags_now, hooks_now, rng_now, state_now = snapshot(backbone)
+    assert (flags_now, hooks_now) == (flags, hooks)
+    assert torch.equal(rng_now, rng)
+    for (key, value), (key_now, value_now) in zip(state, state_now, strict=True):
+        assert key == key_now and torch.equal(value, value_now)
+
+
+@pytest.mark.parametrize(
+    'config, count',
+    [(SMALL_RESNET, 5), (SMALL_RESNET | dict(depth=50), 5), (SMALL_CONVNEXT, 4)],
+    ids=['ResNet-18', 'ResNet-50', 'ConvNeXt'],
+)
+def test_branches_that_start_at_zero_do_not_hide_groups(config, count):
+    backbone = cls_backbone(config)
+    before = find_subsampling(backbone, SIZE)
+    for name, parameter in backbone.named_parameters():
+        if name.split('.')[-2] in ('bn2', 'bn3') or name.endswith('gamma'):
+            nn.init.zeros_(parameter)
+    assert find_subsampling(backbone, SIZE) == before and len(before) == count
+
+
+def test_sizes_that_a_backbone_refuses_are_named():
+    with pytest.raises(MMDiscardError, match=r'ResNet cannot .* \(1, 0\).*`input_size`'):
+        find_subsampling(cls_backbone(SMALL_RESNET), (1, 0))
+
+
+class Pooled(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, inputs):
+        return self.layers(inputs)
+
+
+@pytest.mark.parametrize(
+    'layer, reason',
+    [
+        (nn.Conv2d(3, 3, 3, 2, 1, padding_mode='reflect'), 'reflect'),
+        (nn.Sequential(*[nn.MaxPool2d(2)] * 2), 'called more than once'),
+    ],
+    ids=['reflect', 'shared'],
+)
+def test_layers_that_cannot_be_displaced_are_rejected_with_a_reason(layer, reason):
+    found = map_subsampling(Pooled(layer, nn.Conv2d(3, 3, 3, 2, 1)), SIZE)
+    assert [group.members for group in found.groups] == [('layers.1',)]
+    assert [reason in text for text in found.rejected.values()] == [True]
+
+
+def test_anisotropic_factors_are_groups_too():
+    (group,) = find_subsampling(Pooled(nn.MaxPool2d((2, 1)), nn.Conv2d(3, 3, 3)), SIZE)
+    assert (group.factor, group.stride, group.num_indices) == ((2, 1), (1, 1), 2)
+
+
+# -------------------------------------------------------------------------------------- selection
+FOUND = [
+    SubsamplingGroup('stem', ('stem.conv',), (2, 2), (1, 1)),
+    SubsamplingGroup('layer2.0', ('layer2.0.a', 'layer2.0.b'), (2, 2), (2, 2)),
+    SubsamplingGroup('layer3.0', ('layer3.0.a',), (2, 2), (4, 4)),
+    SubsamplingGroup('layer4.0', ('layer4.0.a',), (2, 2), (8, 8)),
+]
+
+
+@pytest.mark.parametrize(
+    'which, positions',
+    [
+        ('all', [0, 1, 2, 3]),
+        ('inner', [1, 2]),
+        (['layer2.0'], [1]),
+        (['layer2.0.b'], [1]),
+        ([-1, 0], [0, 3]),
+        ([3, 'layer3.0', -1], [2, 3]),
+        (('stem', 'stem.conv'), [0]),
+    ],
+)
+def test_select_groups(which, positions):
+    assert select_groups(FOUND, which) == tuple(FOUND[i] for i in positions)
+
+
+@pytest.mark.parametrize(
+    'found, which, words',
+    [
+        (FOUND, ['layer5.0'], "no subsampling group 'layer5.0'.*0: stem .*3: layer4.0"),
+        (FOUND, [4], 'no subsampling group 4'),
+        (FOUND, [-5], 'no subsampling group -5'),
+        (FOUND, 'layer3.0', "'layer3.0' is not known; write 'all', 'inner' or a list"),
+        (FOUND, [], 'empty list; choose from: 0: stem'),
+        (FOUND[:2], 'inner', r"leaves nothing of 2 group\(s\); use 'all'"),
+        ([], 'all', 'nothing to search'),
+    ],
+)
+def test_select_groups_says_what_would_be_right(found, which, words):
+    with pytest.raises(MMDiscardError, match=words):
+        select_groups(found, which)
+
+
+def test_a_backbone_without_subsampling_has_nothing_to_search():
+    groups = find_subsampling(Pooled(nn.Conv2d(3, 3, 3)), SIZE)
+    assert groups == []
+    with pytest.raises(MMDiscardError, match='nothing to search'):
+        select_groups(groups, 'inner')
