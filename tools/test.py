@@ -108,8 +108,8 @@ def make_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     cfg = make_config(args)
     runner = launch.build_runner(cfg)
     if args.out and args.out_item != 'metrics' and cfg.default_scope == 'mmpretrain':

@@ -9,15 +9,21 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import distributed
 
 from .. import compat
 from ..errors import MissingPackageError, MMDiscardError
+from . import checkpoint as weights
 
-HOOK = 'SubsamplingSearchHook'
+PLAIN_TTA = {'mmpretrain': 'mmpretrain.AverageClsScoreTTA', 'mmseg': 'mmseg.SegTTAModel'}
 # Exit code of a run that ended in a user's error; argparse uses the same.
 USER_ERROR = 2
 
@@ -26,14 +32,7 @@ USER_ERROR = 2
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that MMPretrain's and MMSegmentation's tools have in common."""
     parser.add_argument('--work-dir', help='where logs and metrics go (default: work_dirs/CONFIG)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, also inside lists: custom_hooks.0.search.budget=4, '
-        'key="[a,b]", key="[(a,b),(c,d)]" (quoted, without spaces)',
-    )
+    add_config_options(parser)
     parser.add_argument('--no-pin-memory', action='store_true', help='do not pin host memory')
     parser.add_argument(
         '--launcher',
@@ -45,6 +44,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, as every MM tool has it."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, also inside lists: custom_hooks.0.search.budget=4, '
+        'key="[a,b]", key="[(a,b),(c,d)]" (quoted, without spaces)',
+    )
+
+
 # ---------------------------------------------------------------------------------------- config
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` and apply the common flags.
@@ -53,17 +64,24 @@ def load_config(args: argparse.Namespace) -> Config:
     model, whether or not ``--tta`` wraps it later.
 
     Raises:
-        MMDiscardError: The file is missing, cannot be read, or an override does not fit.
+        MMDiscardError: The file is missing, cannot be read, an override does not fit, or the run
+            would overwrite the config.
         MissingPackageError: The config is made for a package that is not installed.
     """
     cfg = read_config(args.config)
     if args.cfg_options:
         try:
             cfg.merge_from_dict(args.cfg_options)
-        except (KeyError, TypeError, IndexError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise MMDiscardError(f'--cfg-options do not fit {args.config}: {error}') from error
     package_of(cfg, args.config)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    if Path(cfg.work_dir).resolve() == Path(args.config).resolve().parent:
+        # MMEngine's Runner writes the resolved config into the work dir, under the same name.
+        raise MMDiscardError(
+            f'the work dir {cfg.work_dir} is the folder of {args.config}: the '
+            'run would overwrite the config; choose another --work-dir'
+        )
     prepare_dataloaders(cfg, args.no_pin_memory)
     return cfg
 
@@ -113,7 +131,7 @@ def prepare_dataloaders(cfg: Config, no_pin_memory: bool = False) -> None:
         if not loader:
             continue
         if cfg.get('default_scope') == 'mmpretrain':
-            loader.setdefault('pin_memory', True)
+            loader.setdefault('pin_memory', not _on_cpu())
             loader.setdefault('collate_fn', dict(type='default_collate'))
         if no_pin_memory:
             loader.pin_memory = False
@@ -123,26 +141,20 @@ def prepare_dataloaders(cfg: Config, no_pin_memory: bool = False) -> None:
 
 
 # ------------------------------------------------------------------------------ mmdiscard on, off
-def is_discard_type(config: dict | type, name: str = '') -> bool:
-    """Whether a config's ``type`` names something of mmdiscard, or exactly its ``name``."""
-    kind = config.get('type') if isinstance(config, dict) else type(config)
+def is_discard_type(config: dict) -> bool:
+    """Whether the ``type`` of a config, a name or a class, is something of mmdiscard."""
+    kind = config.get('type')
     if isinstance(kind, type):
-        kind = f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
-    scope, _, short = str(kind).rpartition('.')
-    if name:
-        return short == name and scope in ('', 'mmdiscard')
-    return scope == 'mmdiscard'
+        return kind.__module__.partition('.')[0] == 'mmdiscard'
+    return str(kind).startswith('mmdiscard.')
 
 
 def make_plain(cfg: Config) -> None:
-    """Take mmdiscard out of ``cfg``: no search hook, and the package's own TTA model."""
+    """Take mmdiscard out of ``cfg``: none of its hooks, and the package's own TTA model."""
     hooks = cfg.get('custom_hooks') or []
-    cfg.custom_hooks = [hook for hook in hooks if not is_discard_type(hook, HOOK)]
+    cfg.custom_hooks = [hook for hook in hooks if not is_discard_type(hook)]
     if is_discard_type(cfg.get('tta_model') or {}):
         cfg.tta_model = ConfigDict(type=PLAIN_TTA[cfg.default_scope])
-
-
-PLAIN_TTA = {'mmpretrain': 'mmpretrain.AverageClsScoreTTA', 'mmseg': 'mmseg.SegTTAModel'}
 
 
 def use_tta(cfg: Config) -> None:
@@ -250,25 +262,34 @@ def prepare_launcher(cfg: Config, args: argparse.Namespace) -> None:
         )
     if 'RANK' not in os.environ:
         raise MMDiscardError('--launcher pytorch is for processes that tools/dist_test.sh started')
-    from torch import distributed
-
     if not distributed.is_initialized():
         distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
 
 
 def _on_cpu() -> bool:
-    from mmengine.device import get_device
-
     return get_device() == 'cpu'
 
 
-def build_runner(cfg: Config):
-    """The Runner that ``cfg`` describes, of the type that it names."""
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
+def build_runner(cfg: Config) -> Runner:
+    """The Runner that ``cfg`` describes, of the type that it names.
 
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    It refuses weights of another model, also where mmdiscard's hook, which does too, was left out.
+    """
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(WeightCheck(), priority='VERY_HIGH')
+    return runner
+
+
+class WeightCheck(Hook):
+    """Ends the run where a checkpoint holds no weights, or those of another model."""
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if not isinstance(checkpoint, Mapping):
+            raise MMDiscardError(
+                f'not a checkpoint: the file holds a {type(checkpoint).__name__}, not weights'
+            )
+        weights.check_checkpoint(runner.model, checkpoint)
 
 
 # ---------------------------------------------------------------------------------------- errors
@@ -288,7 +309,5 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _leave_process_group() -> None:
-    from torch import distributed
-
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,0 +1,122 @@
+"""Folders as MM's datasets expect them, with four small real photographs, and random checkpoints.
+
+The images are crops of the two photographs that scikit-learn ships. Their labels are made from
+their brightness, so that there are several classes, borders follow the image, and some is ignored.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from small_models import randomize
+from torch import nn
+
+NAMES = ('one', 'two', 'three', 'four')
+# Odd on purpose: nothing divides evenly.
+HEIGHT, WIDTH = 67, 101
+
+
+def photographs() -> Iterator[tuple[str, np.ndarray]]:
+    """Name and ``(H, W, 3)`` RGB pixels of each of the four images."""
+    china, flower = load_sample_images().images
+    corners = ((china, 40, 60), (china, 200, 300), (flower, 100, 150), (flower, 180, 280))
+    for name, (image, top, left) in zip(NAMES, corners, strict=True):
+        crop = image[top : top + 2 * HEIGHT, left : left + 2 * WIDTH]
+        yield name, np.asarray(Image.fromarray(crop).resize((WIDTH, HEIGHT)))
+
+
+def brightness_labels(image: np.ndarray, num_labels: int, ignored: int) -> np.ndarray:
+    """``(H, W)`` labels 0 .. num_labels - 1 by brightness; the top rows are ``ignored``."""
+    labels = (image.mean(axis=2) / 256 * num_labels).astype(np.uint8)
+    labels[:5] = ignored
+    return labels
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_imagenet(root: Path) -> Path:
+    """ImageNet's flat form: ``val/*.JPEG`` and ``meta/val.txt`` with a class number per image."""
+    lines = []
+    for label, (name, image) in enumerate(photographs()):
+        _save(image, root / 'val' / f'{name}.JPEG')
+        lines.append(f'{name}.JPEG {label * 250}\n')
+    (root / 'meta').mkdir(exist_ok=True)
+    (root / 'meta' / 'val.txt').write_text(''.join(lines))
+    return root
+
+
+def write_cityscapes(root: Path) -> Path:
+    """``leftImg8bit/val/<city>`` and ``gtFine/val/<city>`` with train ids, 255 for ignored."""
+    for name, image in photographs():
+        _save(image, root / 'leftImg8bit/val/hangzhou' / f'{name}_leftImg8bit.png')
+        labels = brightness_labels(image, num_labels=19, ignored=255)
+        _save(labels, root / 'gtFine/val/hangzhou' / f'{name}_gtFine_labelTrainIds.png')
+    return root
+
+
+def write_ade20k(root: Path) -> Path:
+    """``images/validation`` and ``annotations/validation``, labels 1 .. 150 and 0 for ignored."""
+    for name, image in photographs():
+        _save(image, root / 'images/validation' / f'{name}.jpg')
+        labels = brightness_labels(image, num_labels=150, ignored=0)
+        _save(labels, root / 'annotations/validation' / f'{name}.png')
+    return root
+
+
+WRITERS = {'imagenet': write_imagenet, 'cityscapes': write_cityscapes, 'ade20k': write_ade20k}
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The config's model with random weights, in evaluation mode; nothing is downloaded."""
+    init_default_scope(cfg.default_scope)
+    model_cfg = dict(cfg.model)
+    if 'data_preprocessor' in cfg:  # as the Runner does
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return randomize(MODELS.build(model_cfg))
+
+
+def write_checkpoint(cfg: Config, path: Path) -> Path:
+    """A checkpoint as a Runner writes it, with random weights of the config's model."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({'meta': {}, 'state_dict': build_model(cfg).state_dict()}, path)
+    return path
+
+
+def small_input(cfg: Config, root: Path) -> list[str]:
+    """Overrides for ``--cfg-options``: read from ``root``, at a size fit for a test."""
+    options = [
+        f'test_dataloader.dataset.data_root={root}',
+        'test_dataloader.num_workers=0',
+        'test_dataloader.batch_size=2',
+    ]
+    if cfg.default_scope == 'mmpretrain':
+        return options + _small_classifier_input(cfg)
+    return options + _small_segmentor_input(cfg)
+
+
+def _small_classifier_input(cfg: Config) -> list[str]:
+    pipeline = 'test_dataloader.dataset.pipeline'
+    options = [f'{pipeline}.1.scale=72', f'{pipeline}.2.crop_size=64']
+    if 'tta_pipeline' in cfg:
+        views = 'tta_pipeline.1.transforms'
+        options += [f'{views}.0.0.scale=72', f'{views}.0.1.scale=80', f'{views}.1.0.crop_size=64']
+    return options
+
+
+def _small_segmentor_input(cfg: Config) -> list[str]:
+    # One image per batch, as in the configs: an image keeps its own size.
+    options = [
+        'test_dataloader.batch_size=1',
+        'test_dataloader.dataset.pipeline.1.scale=(128,64)',
+    ]
+    if cfg.model.test_cfg.mode == 'slide':
+        options += ['model.test_cfg.crop_size=(64,64)', 'model.test_cfg.stride=(48,48)']
+    return options

@@ -1,0 +1,283 @@
+"""`tools/test.py`: flags of both packages, on and off, and errors before any data is read."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mmengine
+import pytest
+import torch
+from integration.layouts import write_checkpoint, write_imagenet
+from mmengine.config import Config
+
+from mmdiscard.engine import launch
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools' / 'test.py'
+SEGFORMER = ROOT / 'configs/ade20k/segformer_mit-b0_spread-b4_8xb2-160k_ade20k-512x512.py'
+SMALL_RESNET = """
+_base_ = '{base}'
+model = dict(
+    backbone=dict(stem_channels=4, base_channels=4), head=dict(in_channels=32, num_classes=1000))
+test_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(data_root='{data}', pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='CenterCrop', crop_size=64),
+    dict(type='PackInputs')]))
+{more}
+"""
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('mmdiscard_test_tool', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('cli')
+
+
+@pytest.fixture(scope='module')
+def data(folder):
+    return write_imagenet(folder / 'imagenet')
+
+
+@pytest.fixture(scope='module')
+def write_config(folder, data):
+    def write(name: str, more: str = '') -> str:
+        path = folder / f'{name}.py'
+        base = ROOT / 'configs/imagenet/resnet18_greedy-b10_8xb32_in1k.py'
+        path.write_text(SMALL_RESNET.format(base=base, data=data, more=more))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope='module')
+def config(write_config):
+    return write_config('small_resnet')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(config, folder):
+    return str(write_checkpoint(Config.fromfile(config), folder / 'model.pth'))
+
+
+@pytest.fixture
+def make(tool, monkeypatch):
+    """The config that a command line leads to."""
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    return lambda *argv: tool.make_config(tool.parse_args([str(arg) for arg in argv]))
+
+
+@pytest.fixture
+def fails(tool, monkeypatch, capsys):
+    """The one line that a command line ends in."""
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+
+    def fails(*argv) -> str:
+        with pytest.raises(SystemExit) as ended:
+            launch.run(lambda: tool.main([str(arg) for arg in argv]))
+        assert ended.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        said = [line for line in lines if line.startswith('mmdiscard: error: ')]
+        assert len(said) == 1
+        assert said[0] == lines[-1]
+        return said[0]
+
+    return fails
+
+
+def run_tool(*argv, tool=(sys.executable, TOOL), **env) -> subprocess.CompletedProcess:
+    command = [str(arg) for arg in (*tool, *argv)]
+    environment = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable} | env
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+# --------------------------------------------------------------------------------------- flags
+@pytest.mark.parametrize('package', ['mmpretrain', 'mmseg'])
+def test_knows_every_flag_of_the_packages_own_tool(package, tool):
+    source = Path(importlib.util.find_spec(package).origin).parent / '.mim/tools/test.py'
+    if not source.exists():
+        pytest.skip(f'{package} is installed without its tools')
+    words = source.read_text().replace(',', ' ').replace("'", ' ').split()
+    theirs = {word for word in words if word.startswith('--') and word.strip('-')}
+    ours = TOOL.read_text() + Path(launch.__file__).read_text()
+    assert {flag for flag in theirs if f"'{flag}'" not in ours} == set()
+
+
+def test_plain_drops_hook_and_tta_model(make, write_config, checkpoint):
+    more = "tta_model = dict(type='mmdiscard.DiscardClsTTA')\n"
+    more += "custom_hooks = [dict(type='EMAHook'), dict(type='mmdiscard.SubsamplingSearchHook')]"
+    config = write_config('with_other_hook', more)
+    cfg = make(config, checkpoint, '--plain', '--tta')
+    assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook']
+    assert cfg.model.type == 'mmpretrain.AverageClsScoreTTA'
+    assert cfg.model.module.type == 'ImageClassifier'
+
+
+def test_plain_leaves_a_config_without_hook_alone(make, write_config, checkpoint):
+    cfg = make(write_config('no_hook', 'custom_hooks = None'), checkpoint, '--plain')
+    assert cfg.custom_hooks == []
+
+
+def test_tta_mirrors_where_the_config_names_no_views(make, config, checkpoint):
+    cfg = make(config, checkpoint, '--tta')
+    last = cfg.test_dataloader.dataset.pipeline[-1]
+    assert last.type == 'TestTimeAug'
+    assert [view.prob for view in last.transforms[0]] == [0.0, 1.0]
+    assert cfg.custom_hooks[0].type == 'mmdiscard.SubsamplingSearchHook'
+
+
+def test_options_come_before_flags_and_reach_into_lists(make, config, checkpoint):
+    options = ['custom_hooks.0.search.budget=3', 'model.backbone.base_channels=8', 'work_dir=a']
+    cfg = make(config, checkpoint, '--tta', '--work-dir', 'b', '--cfg-options', *options)
+    assert cfg.custom_hooks[0].search.budget == 3
+    assert cfg.model.module.backbone.base_channels == 8
+    assert cfg.work_dir == 'b'
+
+
+def test_work_dir_defaults_to_the_config_name(make, config, checkpoint):
+    assert make(config, checkpoint).work_dir == 'work_dirs/small_resnet'
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_worker_options_only_with_workers(make, config, checkpoint, workers):
+    options = ['persistent_workers=True', 'prefetch_factor=4', f'num_workers={workers}']
+    options = [f'test_dataloader.{option}' for option in options]
+    loader = make(config, checkpoint, '--no-pin-memory', '--cfg-options', *options).test_dataloader
+    assert loader.persistent_workers is bool(workers)
+    assert ('prefetch_factor' in loader) is bool(workers)
+    assert loader.pin_memory is False
+    assert loader.collate_fn.type == 'default_collate'
+
+
+def test_amp_and_show_dir_of_a_classifier(make, config, checkpoint):
+    cfg = make(config, checkpoint, '--amp', '--show-dir', 'painted', '--interval', '5')
+    assert cfg.test_cfg.fp16 is True
+    hook = cfg.default_hooks.visualization
+    assert (hook.enable, hook.show, hook.out_dir, hook.interval) == (True, False, 'painted', 5)
+
+
+def test_outputs_of_a_segmentor(make, checkpoint, data):
+    options = ['--cfg-options', f'test_dataloader.dataset.data_root={data}']
+    cfg = make(SEGFORMER, checkpoint, '--out', 'maps', '--show-dir', 'painted', *options)
+    assert cfg.test_evaluator.output_dir == 'maps'
+    assert cfg.default_hooks.visualization.draw is True
+    assert cfg.visualizer.save_dir == 'painted'
+    assert 'collate_fn' not in cfg.test_dataloader
+    cfg = make(SEGFORMER, checkpoint, '--out', 'metrics.json', '--out-item', 'metrics', *options)
+    assert 'output_dir' not in cfg.test_evaluator
+
+
+def test_urls_are_left_to_mmengine():
+    for url in (
+        'https://host/a.pth',
+        'open-mmlab://resnet50',
+        's3://bucket/a.pth',
+        'petrel:s3://a',
+    ):
+        launch.check_checkpoint(url)
+
+
+# -------------------------------------------------------------------------------------- errors
+def test_config_missing(fails, checkpoint):
+    assert 'config not found: absent.py' in fails('absent.py', checkpoint)
+
+
+def test_config_broken(fails, folder, checkpoint):
+    path = folder / 'broken.py'
+    path.write_text('model = dict(\n')
+    assert 'cannot read' in fails(path, checkpoint)
+
+
+def test_config_without_package(fails, folder, checkpoint):
+    path = folder / 'no_scope.py'
+    path.write_text('model = dict()\n')
+    assert "has to be 'mmpretrain' or 'mmseg'" in fails(path, checkpoint)
+
+
+def test_config_without_test_set(fails, write_config, checkpoint):
+    config = write_config('no_test_set', 'test_evaluator = None')
+    assert 'has no test_evaluator' in fails(config, checkpoint)
+
+
+def test_options_that_do_not_fit(fails, config, checkpoint):
+    said = fails(config, checkpoint, '--cfg-options', 'custom_hooks.7.search.budget=3')
+    assert '--cfg-options do not fit' in said
+
+
+def test_config_would_be_overwritten(fails, config, checkpoint, folder):
+    assert 'would overwrite the config' in fails(config, checkpoint, '--work-dir', folder)
+
+
+def test_data_missing(fails, config, checkpoint):
+    options = ['--cfg-options', 'test_dataloader.dataset.data_root=nowhere']
+    assert 'data folder not found: nowhere' in fails(config, checkpoint, *options)
+
+
+def test_checkpoint_missing(fails, config, folder):
+    assert 'checkpoint not found' in fails(config, folder / 'absent.pth')
+    assert 'checkpoint is a folder' in fails(config, folder)
+
+
+def test_checkpoint_is_something_else(fails, config, checkpoint, folder):
+    path = folder / 'text.pth'
+    path.write_text('<html>404</html>')
+    assert 'not a checkpoint' in fails(config, path)
+    path.write_bytes(Path(checkpoint).read_bytes()[:-1000])
+    assert 'cut short' in fails(config, path)
+
+
+@pytest.mark.parametrize('flags', [[], ['--plain']])
+def test_checkpoint_of_another_model(fails, config, checkpoint, folder, flags):
+    options = ['--work-dir', folder / 'work', '--cfg-options', 'model.backbone.base_channels=8']
+    options += ['model.head.in_channels=64', f'experiment_name=other{len(flags)}']
+    said = fails(config, checkpoint, *flags, *options)
+    assert 'does not belong to this model' in said
+
+
+def test_checkpoint_without_weights(fails, config, folder):
+    torch.save([1, 2], folder / 'list.pth')
+    options = ['--work-dir', folder / 'work', '--cfg-options', 'experiment_name=list']
+    assert 'holds a list' in fails(config, folder / 'list.pth', *options)
+
+
+@pytest.mark.parametrize('launcher', ['slurm', 'mpi', 'pytorch'])
+def test_launcher_that_cannot_work(fails, config, checkpoint, launcher, monkeypatch):
+    monkeypatch.setattr(launch, '_on_cpu', lambda: True)
+    monkeypatch.delenv('RANK', raising=False)
+    assert 'dist_test.sh' in fails(config, checkpoint, '--launcher', launcher)
+
+
+def test_out_item_needs_out(tool, capsys):
+    with pytest.raises(SystemExit):
+        tool.parse_args(['a.py', 'a.pth', '--out-item', 'metrics'])
+    assert '--out-item needs --out' in capsys.readouterr().err
+
+
+def test_error_of_the_real_tool_is_one_line(checkpoint):
+    done = run_tool('absent.py', checkpoint)
+    assert done.returncode == 2
+    assert 'mmdiscard: error: config not found: absent.py' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+# ---------------------------------------------------------------------------------- distributed
+def test_two_processes_predict_what_one_does(config, checkpoint, folder):
+    flags = ['--work-dir', folder / 'work', '--cfg-options', 'test_dataloader.dataset.indices=3']
+    one, two = folder / 'one.pkl', folder / 'two.pkl'
+    done = run_tool(config, checkpoint, '--out', one, *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shell = ['bash', ROOT / 'tools/dist_test.sh']
+    port = str(29500 + os.getpid() % 1000)
+    done = run_tool(config, checkpoint, 2, '--out', two, *flags, tool=shell, PORT=port)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for alone, shared in zip(mmengine.load(one), mmengine.load(two), strict=True):
+        assert alone['img_path'] == shared['img_path']
+        torch.testing.assert_close(alone['pred_score'], shared['pred_score'])
