@@ -25,77 +25,51 @@ def described(groups):
 
 RESNET = {'conv1': (1, 2), 'maxpool': (2, 2), 'layer2.0': (4, 2), 'layer3.0': (8, 2)}
 RESNET |= {'layer4.0': (16, 2)}
-STEM_4 = [(1, 4), (4, 2), (8, 2), (16, 2)]
 
 
-@pytest.mark.parametrize(
-    'build, config, expected',
-    [
-        (cls_backbone, SMALL_RESNET, RESNET),
-        (cls_backbone, SMALL_RESNET | dict(depth=50), RESNET),
-        (seg_backbone, SMALL_D8, {'stem.0': (1, 2), 'maxpool': (2, 2), 'layer2.0': (4, 2)}),
-        (
-            cls_backbone,
-            dict(type='MobileNetV2', widen_factor=0.25),
-            {
-                'conv1.conv': (1, 2),
-                **{f'layer{n}.0.conv.1.conv': (s, 2) for n, s in ((2, 2), (3, 4), (4, 8), (6, 16))},
-            },
-        ),
-        (
-            cls_backbone,
-            SHUFFLENET,
-            {'conv1.conv': (1, 2), 'maxpool': (2, 2)}
-            | {f'layers.{n}.0': (4 * 2**n, 2) for n in range(3)},
-        ),
-        (
-            cls_backbone,
-            SMALL_SWIN,
-            dict(
-                zip(
-                    [
-                        'patch_embed.projection',
-                        *(f'stages.{n}.downsample.sampler' for n in range(3)),
-                    ],
-                    STEM_4,
-                    strict=True,
-                )
-            ),
-        ),
-        (
-            cls_backbone,
-            SMALL_CONVNEXT,
-            dict(
-                zip(
-                    ['downsample_layers.0.0', *(f'downsample_layers.{n}.1' for n in (1, 2, 3))],
-                    STEM_4,
-                    strict=True,
-                )
-            ),
-        ),
-        (
-            seg_backbone,
-            SMALL_MIT,
-            dict(zip([f'layers.{n}.0.projection' for n in range(4)], STEM_4, strict=True)),
-        ),
-        (
-            cls_backbone,
-            dict(type='VisionTransformer', arch='deit-t', patch_size=16, img_size=64),
-            {'patch_embed.projection': (1, 16)},
-        ),
-    ],
-    ids=[
-        'ResNet-18',
-        'ResNet-50',
-        'D8',
-        'MobileNetV2',
-        'ShuffleNetV2',
-        'Swin',
-        'ConvNeXt',
-        'MiT',
-        'ViT',
-    ],
-)
+BACKBONES = {
+    'ResNet-18': (cls_backbone, SMALL_RESNET, RESNET),
+    'ResNet-50': (cls_backbone, SMALL_RESNET | dict(depth=50), RESNET),
+    'D8': (seg_backbone, SMALL_D8, {'stem.0': (1, 2), 'maxpool': (2, 2), 'layer2.0': (4, 2)}),
+    'MobileNetV2': (
+        cls_backbone,
+        dict(type='MobileNetV2', widen_factor=0.25),
+        {'conv1.conv': (1, 2)}
+        | {f'layer{n}.0.conv.1.conv': (s, 2) for n, s in ((2, 2), (3, 4), (4, 8), (6, 16))},
+    ),
+    'ShuffleNetV2': (
+        cls_backbone,
+        SHUFFLENET,
+        {'conv1.conv': (1, 2), 'maxpool': (2, 2)}
+        | {f'layers.{n}.0': (4 * 2**n, 2) for n in range(3)},
+    ),
+    'Swin': (
+        cls_backbone,
+        SMALL_SWIN,
+        {'patch_embed.projection': (1, 4)}
+        | {f'stages.{n}.downsample.sampler': (4 * 2**n, 2) for n in range(3)},
+    ),
+    'ConvNeXt': (
+        cls_backbone,
+        SMALL_CONVNEXT,
+        {'downsample_layers.0.0': (1, 4)}
+        | {f'downsample_layers.{n}.1': (2 * 2**n, 2) for n in (1, 2, 3)},
+    ),
+    'MiT': (
+        seg_backbone,
+        SMALL_MIT,
+        {'layers.0.0.projection': (1, 4)}
+        | {f'layers.{n}.0.projection': (2 * 2**n, 2) for n in (1, 2, 3)},
+    ),
+    'ViT': (
+        cls_backbone,
+        dict(type='VisionTransformer', arch='deit-t', patch_size=16, img_size=64),
+        {'patch_embed.projection': (1, 16)},
+    ),
+}
+
+
+@pytest.mark.parametrize('build, config, expected', BACKBONES.values(), ids=BACKBONES)
 @pytest.mark.parametrize('size', [SIZE, (70, 95)], ids=['even', 'odd'])
 def test_groups_of_backbones(build, config, expected, size):
     if config['type'] == 'VisionTransformer':
