@@ -3,7 +3,7 @@
 The handwriting is scikit-learn's ``load_digits``: 1797 scans of 8 x 8 pixels, shipped with that
 library. A scene shows whole digits at random places, sizes, slants and colours, on a
 background of a colour gradient, smooth blotches and pixel noise, among distractors: pen strokes
-and fragments of other digits. Nothing in a scene depends on a network or on a stride.
+and fragments of other digits. All ink is darker than what it is drawn on. Nothing in a scene depends on a network or on a stride.
 
 - ``classification/{train,val,test}/<digit>/*.png``: one whole digit per scene, its class is the
   folder. The layout of mmpretrain's ``CustomDataset``.
@@ -55,9 +55,9 @@ class DigitSceneParams:
     seg_size: int = 96
     seg_digits: tuple[int, int] = (4, 7)
     seg_glyph_px: tuple[float, float] = (22.0, 36.0)
-    cls_images: tuple[int, int, int] = (2400, 300, 600)
+    cls_images: tuple[int, int, int] = (4000, 300, 600)
     cls_size: int = 64
-    cls_glyph_px: tuple[float, float] = (22.0, 44.0)
+    cls_glyph_px: tuple[float, float] = (32.0, 54.0)
     fragments: tuple[int, int] = (1, 3)
 
 

@@ -2,7 +2,11 @@
 data_root = 'data/digit_scenes/classification'
 data_preprocessor = dict(num_classes=10, mean=[127.5] * 3, std=[64.0] * 3, to_rgb=True)
 
-train_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomCrop', crop_size=64, padding=8, padding_mode='edge'),
+    dict(type='PackInputs'),
+]
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 # MM's own multi-scale test. No flips: a mirrored digit is another sign.
 tta_pipeline = [
@@ -18,7 +22,7 @@ tta_pipeline = [
 tta_model = dict(type='AverageClsScoreTTA')
 
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=16,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
