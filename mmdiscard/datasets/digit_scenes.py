@@ -3,7 +3,8 @@
 The handwriting is scikit-learn's ``load_digits``: 1797 scans of 8 x 8 pixels, shipped with that
 library. A scene shows whole digits at random places, sizes, slants and colours, on a
 background of a colour gradient, smooth blotches and pixel noise, among distractors: pen strokes
-and fragments of other digits. All ink is darker than what it is drawn on. Nothing in a scene depends on a network or on a stride.
+and fragments of other digits. All ink is darker than what it is drawn on. Nothing in a scene
+depends on a network or on a stride.
 
 - ``classification/{train,val,test}/<digit>/*.png``: one whole digit per scene, its class is the
   folder. The layout of mmpretrain's ``CustomDataset``.
