@@ -117,6 +117,10 @@ def _small_segmentor_input(cfg: Config) -> list[str]:
         'test_dataloader.batch_size=1',
         'test_dataloader.dataset.pipeline.1.scale=(128,64)',
     ]
+    sizes = cfg.tta_pipeline[1].transforms[0]
+    for index in range(len(sizes)):
+        factor = (0.5, 0.75)[index % 2]
+        options.append(f'tta_pipeline.1.transforms.0.{index}.scale_factor={factor}')
     if cfg.model.test_cfg.mode == 'slide':
         options += ['model.test_cfg.crop_size=(64,64)', 'model.test_cfg.stride=(48,48)']
     return options
