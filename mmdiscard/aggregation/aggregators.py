@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..errors import MMDiscardError
 from ..registry import AGGREGATORS, ALIGNMENTS, SPACES, lookup
+from ..subsampling.layers import memory_format
 from .evaluation import Evaluation
 
 SMALLEST_WEIGHT = 1e-6
@@ -124,7 +125,9 @@ class RunningMean:
         """
         weights = _expand(weights, values)
         if self.value is None:
-            self.value = values.new_empty((self.num_images, *values.shape[1:]))
+            # In the memory format of the values: kernels that follow may round by it.
+            shape = (self.num_images, *values.shape[1:])
+            self.value = values.new_empty(shape).to(memory_format=memory_format(values))
             self._total = weights.new_zeros((self.num_images, *weights.shape[1:]))
         every = len(images) == self.num_images
         index = slice(None) if every else images.to(values.device)
