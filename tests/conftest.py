@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -9,5 +10,7 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def fresh_globals():
+    """Tests in any order: the same random numbers, and no scope that another test left behind."""
     torch.manual_seed(0)
+    DefaultScope._instance_dict.clear()

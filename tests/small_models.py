@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmpretrain.registry import MODELS as CLS_MODELS
 from mmpretrain.structures import DataSample
@@ -74,7 +75,10 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
             elif value.ndim == 1:
                 value.copy_(0.1 * noise)
             else:
-                value.copy_(noise * (2 / value[0].numel()) ** 0.5)
+                scale = (
+                    0.1 if '.fc.' in name or '.conv_seg.' in name else 1
+                )  # so none is certain
+                value.copy_(noise * scale * (2 / value[0].numel()) ** 0.5)
     model.eval()
     return model
 
@@ -88,7 +92,7 @@ def seg_backbone(config: dict) -> nn.Module:
 
 
 def classifier_config(
-    backbone: dict = SMALL_RESNET, channels: int = 32, num_classes: int = 7
+    backbone: dict = SMALL_RESNET, channels: int = 32, num_classes: int = 7, **kwargs: Any
 ) -> dict[str, Any]:
     return dict(
         type='mmpretrain.ImageClassifier',
@@ -101,7 +105,7 @@ def classifier_config(
             loss=dict(type='CrossEntropyLoss'),
         ),
         data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, num_classes=num_classes),
-    )
+    ) | dict(kwargs)
 
 
 def classifier(**kwargs: Any) -> nn.Module:
@@ -117,14 +121,12 @@ def segmentor_config(
         decode_head=head,
         test_cfg=test_cfg or dict(mode='whole'),
         train_cfg=dict(),
-        data_preprocessor=dict(
-            type='mmseg.SegDataPreProcessor', mean=[127.5] * 3, std=[127.5] * 3, size_divisor=1
-        ),
+        data_preprocessor=dict(type='mmseg.SegDataPreProcessor', mean=[127.5] * 3, std=[127.5] * 3),
     ) | dict(kwargs)
 
 
 def segmentor(**kwargs: Any) -> nn.Module:
-    return randomize(SEG_MODELS.build(segmentor_config(**kwargs)))
+    return randomize(SEG_MODELS.build(ConfigDict(segmentor_config(**kwargs))))
 
 
 def mit_segmentor(**kwargs: Any) -> nn.Module:

@@ -75,7 +75,7 @@ def test_default_rows_of_a_whole_batch_are_bitwise_the_plain_forward(executor):
         assert torch.equal(level, plain)
 
 
-@pytest.mark.parametrize('max_rows', [0, -1, 1.5, '2'])
+@pytest.mark.parametrize('max_rows', [0, -1, 1.5, True, '2'])
 def test_limits_that_are_no_count_are_refused(max_rows):
     with pytest.raises(MMDiscardError, match=f'max_rows .* at least 1; got {max_rows!r}'):
         RowExecutor(lambda inputs: (inputs,), None, max_rows)

@@ -1,0 +1,49 @@
+from mmdiscard.engine.summary import describe
+from mmdiscard.subsampling import SubsamplingGroup
+
+GROUPS = [
+    SubsamplingGroup('layer2.0', (), (2, 2), (4, 4)),
+    SubsamplingGroup('embed', (), (4, 4), (8, 8)),
+]
+
+
+def entry(scores, cost=2.0, states=((0, 0), (1, 2))):
+    return dict(states=[list(s) for s in states], scores=scores, cost=cost, bound=cost)
+
+
+def record(*passes):
+    return dict(img_path='a.png', passes=list(passes))
+
+
+def test_groups_are_described_even_without_an_image():
+    lines = describe(GROUPS, []).splitlines()
+    assert lines == [
+        'mmdiscard summary',
+        '  groups searched: layer2.0 (factor 2x2, input stride 4); '
+        'embed (factor 4x4, input stride 8)',
+    ]
+
+
+def test_images_passes_states_and_cost_are_counted():
+    three = entry([0.1, 0.2, 0.3], 3.0, ((0, 0), (1, 2), (3, 3)))
+    text = describe(GROUPS, [record(entry([0.1, 0.2]), three), record(entry([0.1, 0.2]))])
+    assert 'images: 2' in text
+    assert 'without mmdiscard: 3' in text
+    assert '2.33' in text  # both mean states and mean cost
+
+
+def test_the_best_states_are_ranked_by_how_often_they_win():
+    records = [record(entry(scores)) for scores in ([0.2, 0.1], [0.2, 0.1], [0.1, 0.2], [0.5, 0.1])]
+    assert '(1, 2) 75.0%, (0, 0) 25.0%' in describe(GROUPS, records)
+
+
+def test_only_the_most_frequent_winners_are_listed():
+    records = [record(entry([0.1], states=((i // 4, i % 4),))) for i in range(8)]
+    records += [record(entry([0.1], states=((3, 3),)))] * 2
+    text = describe(GROUPS, records)
+    assert '(3, 3) 20.0%' in text and text.count('10.0%') == 4 and 'and 4 more' in text
+
+
+def test_without_scores_nothing_wins():
+    text = describe(GROUPS, [record(entry(None))])
+    assert 'states are the same for every image' in text
