@@ -212,6 +212,13 @@ def test_options_that_do_not_fit(fails, config, checkpoint):
     assert '--cfg-options do not fit' in said
 
 
+def test_package_of_the_config_missing(fails, checkpoint, monkeypatch):
+    monkeypatch.setattr('mmengine.config.config.is_installed', lambda package: False)
+    said = fails(SEGFORMER, checkpoint)
+    assert 'not installed' in said
+    assert "pip install 'mmdiscard[onedl]'" in said
+
+
 def test_config_would_be_overwritten(fails, config, checkpoint, folder):
     assert 'would overwrite the config' in fails(config, checkpoint, '--work-dir', folder)
 
