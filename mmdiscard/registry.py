@@ -1,9 +1,9 @@
 """Registries of mmdiscard, scope ``mmdiscard``.
 
 ``HOOKS`` and ``MODELS`` are children of MMEngine's, so that a config of any MM package can name
-``mmdiscard.SubsamplingSearchHook`` or ``mmdiscard.DiscardSegTTA``. What only mmdiscard knows (how to
-search, score, align, aggregate, adapt) has registries of its own; register a class there and name
-it in a config.
+``mmdiscard.SubsamplingSearchHook`` or ``mmdiscard.DiscardSegTTA``. What only mmdiscard knows (how
+to search, score, align, aggregate, adapt) has registries of its own; register a class there and
+name it in a config.
 """
 
 from typing import Any

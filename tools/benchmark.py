@@ -2,8 +2,8 @@
 
     python tools/benchmark.py CONFIG --budgets 1 4 10 --batch 8 --size 224 224
 
-Weights and images are random: only time is measured. Plain and attached predictions take turns in one
-run, and a ratio is the median over the turns.
+Weights and images are random: only time is measured. Plain and attached predictions take turns in
+one run, and a ratio is the median over the turns.
 """
 
 # Before anything reads a config: without it `_base_ = 'mmseg::...'` fails on some builds.
@@ -55,7 +55,9 @@ def build_model(args: argparse.Namespace) -> tuple[torch.nn.Module, dict]:
     launch.package_of(cfg, args.config)
     hooks = [h for h in cfg.get('custom_hooks', []) if launch.is_discard_type(h)]
     if not hooks:
-        raise MMDiscardError(f'{args.config} has no SubsamplingSearchHook in custom_hooks to measure')
+        raise MMDiscardError(
+            f'{args.config} has no SubsamplingSearchHook in custom_hooks to measure'
+        )
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).to(args.device)
     model.eval()

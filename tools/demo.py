@@ -1,8 +1,8 @@
 """The demo: three small models on real handwriting, with and without mmdiscard, in one table.
 
 Makes the data, trains a classifier and two segmentors (about 40 seconds each) through MM's Runner,
-tests each plain, with MM's multi-scale TTA, with mmdiscard, and with both. What exists is reused, so
-a second run, or one after an interruption, only does what is missing.
+tests each plain, with MM's multi-scale TTA, with mmdiscard, and with both. What exists is reused,
+so a second run, or one after an interruption, only does what is missing.
 """
 
 import argparse
@@ -79,17 +79,15 @@ def run_job(name: str, seed: int, args: argparse.Namespace, progress: Progress) 
     job = f'{name} {seed}'
     command = [sys.executable, '-W', 'ignore', str(JOB), name, str(seed)]
     command += ['--data', str(args.data), '--work-dir', str(folder)]
-    with open(folder / 'log.txt', 'w', encoding='utf-8') as log:
-        with subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'},
-        ) as process:
-            for text in process.stdout:
-                log.write(text)
-                progress.line(job, text)
+    one_thread = os.environ | {'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with (
+        open(folder / 'log.txt', 'w', encoding='utf-8') as log,
+        subprocess.Popen(command, env=one_thread, **pipes) as process,
+    ):
+        for text in process.stdout:
+            log.write(text)
+            progress.line(job, text)
     if process.returncode:
         raise MMDiscardError(f'the demo run of {job} failed; its output is in {folder / "log.txt"}')
     progress.done(job)
@@ -101,9 +99,7 @@ def job_folder(args: argparse.Namespace, name: str, seed: int) -> Path:
 
 def table(args: argparse.Namespace, name: str) -> list[str]:
     """Lines of the table for one model: mean metric, paired gain, cost."""
-    runs = [
-        read_json(job_folder(args, name, seed) / 'results.json') for seed in range(args.seeds)
-    ]
+    runs = [read_json(job_folder(args, name, seed) / 'results.json') for seed in range(args.seeds)]
     plain = [run['plain'] for run in runs]
     lines = []
     for variant in MODELS[name].variants(curve=False):

@@ -30,7 +30,9 @@ PANEL_IMAGES = 5
 class Model:
     """What the demo does with one of its models."""
 
-    def __init__(self, recommended: str, published: str | None, metric: str, budgets: tuple) -> None:
+    def __init__(
+        self, recommended: str, published: str | None, metric: str, budgets: tuple
+    ) -> None:
         self.recommended = recommended
         self.published = published
         self.metric = metric
@@ -85,7 +87,9 @@ def load_config(name: str, data: Path, work_dir: Path, seed: int) -> Config:
     kind = 'classification' if cfg.default_scope == 'mmpretrain' else 'segmentation'
     for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[field].dataset.data_root = str(data / kind)
-        cfg[field].num_workers = 0  # small images: loading them here is quicker than asking for them
+        cfg[
+            field
+        ].num_workers = 0  # small images: loading them here is quicker than asking for them
     launch.prepare_dataloaders(cfg)
     cfg.randomness.seed = seed
     cfg.work_dir = str(work_dir)

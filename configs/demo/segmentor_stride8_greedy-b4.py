@@ -1,4 +1,4 @@
-# The paper's settings: greedy search by entropy over the inner groups, features aligned by blending.
+# The paper's settings: greedy search by entropy over the inner groups, features blended.
 _base_ = [
     './segmentor_stride8.py',
     '../_base_/runtime.py',

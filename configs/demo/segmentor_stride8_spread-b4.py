@@ -1,4 +1,5 @@
-# The two deepest groups; four states are the four of the deepest one, farthest apart. Aligned exactly.
+# The two deepest groups: the four states farthest apart are those of the deepest one.
+# Aligned exactly.
 _base_ = [
     './segmentor_stride8.py',
     '../_base_/runtime.py',

@@ -1,4 +1,4 @@
-"""Aggregation: states become one prediction, as a running mean that does not grow with the budget."""
+"""Aggregation: states become one prediction, as a running mean that the budget does not grow."""
 
 import torch
 from torch import Tensor

@@ -48,9 +48,9 @@ class BilinearAlignment(Alignment):
 class ExactAlignment(Alignment):
     """Lossless alignment of dense predictions, in output space.
 
-    Shallow levels, which do not carry the displacement of later groups, first move by whole cells to
-    meet the deepest; the head runs; its output is translated by the full displacement. What moves in
-    over a border replicates the edge.
+    Shallow levels, which do not carry the displacement of later groups, first move by whole cells
+    to meet the deepest; the head runs; its output is translated by the full displacement. What
+    moves in over a border replicates the edge.
     """
 
     in_output_space = True

@@ -38,7 +38,7 @@ def check_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     if absent or misfit:
         raise MMDiscardError(
             f'the checkpoint does not belong to this model: {_some("absent", absent)}'
-            f'{_some("of another shape", misfit)}pass the checkpoint that was trained with this config'
+            f'{_some("of another shape", misfit)}pass the one that was trained with this config'
         )
 
 

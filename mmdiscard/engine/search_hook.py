@@ -121,7 +121,8 @@ def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
             {
                 'states': result.states[index].tolist(),
                 'scores': None if result.scores is None else result.scores[index].tolist(),
-                'cost': result.cost,
+                'cost': round(result.cost, 4),
+                'bound': round(result.bound, 4),
             }
             for result in results
         ],

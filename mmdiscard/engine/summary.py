@@ -18,18 +18,27 @@ def describe(groups: Sequence[SubsamplingGroup], records: Sequence[dict]) -> str
     passes = [entry for record in records for entry in record['passes']]
     lines = ['mmdiscard summary', f'  groups searched: {"; ".join(map(_group, groups))}']
     if passes:
-        states = sum(len(entry['states']) for entry in passes) / len(passes)
-        cost = sum(entry['cost'] for entry in passes) / len(passes)
+        states, cost, bound = (
+            sum(values) / len(passes)
+            for values in zip(
+                *((len(entry['states']), entry['cost'], entry['bound']) for entry in passes),
+                strict=True,
+            )
+        )
         lines += [
             f'  images: {len(records)}, forward passes without mmdiscard: {len(passes)}',
-            f'  states per image: {states:.2f} on average; cost: {cost:.2f} backbone passes for one',
+            f'  states per image: {states:.2f} on average',
+            f'  cost: {cost:.2f} plain forwards in multiply-accumulates (at least {bound:.2f} if '
+            'every prefix of the states is computed once)',
             f'  {_winners(passes)}',
         ]
     return '\n'.join(lines)
 
 
 def _group(group: SubsamplingGroup) -> str:
-    return f'{group.name} (factor {group.factor[0]}x{group.factor[1]}, input stride {group.stride[0]})'
+    return (
+        f'{group.name} (factor {group.factor[0]}x{group.factor[1]}, input stride {group.stride[0]})'
+    )
 
 
 def _winners(passes: Sequence[dict]) -> str:

@@ -1,5 +1,16 @@
-"""How states are computed."""
+"""How states are computed, and what they cost."""
 
-from .rows import Computed, Levels, RowExecutor
+from .cost import CostModel, measure_cost
+from .prefix import PrefixExecutor, PrefixRun
+from .rows import Computed, Levels, RowExecutor, check_max_rows
 
-__all__ = ['Computed', 'Levels', 'RowExecutor']
+__all__ = [
+    'Computed',
+    'CostModel',
+    'Levels',
+    'PrefixExecutor',
+    'PrefixRun',
+    'RowExecutor',
+    'check_max_rows',
+    'measure_cost',
+]

@@ -19,13 +19,16 @@ class Computed:
 
     Attributes:
         rows: the rows, ``M`` of them.
-        inputs: ``(M, 3, H, W)`` their images.
+        inputs: ``(M, 3, H, W)`` images, of which heads read the size alone.
         features: per output level ``(M, C, h, w)``, not aligned.
+        positions: ``(M,)`` long, where the rows stand among those that were asked for; None if
+            they come in order.
     """
 
     rows: Rows
     inputs: Tensor
     features: Levels
+    positions: Tensor | None = None
 
 
 class RowExecutor:
@@ -47,11 +50,9 @@ class RowExecutor:
     def __init__(
         self, forward: Callable[[Tensor], Levels], hooks: StateHooks, max_rows: int | None = None
     ) -> None:
-        if max_rows is not None and (not isinstance(max_rows, int) or max_rows < 1):
-            raise MMDiscardError(f'max_rows must be a whole number of at least 1; got {max_rows!r}')
         self.forward = forward
         self.hooks = hooks
-        self.max_rows = max_rows
+        self.max_rows = check_max_rows(max_rows)
 
     def run(self, inputs: Tensor, rows: Rows) -> Iterator[Computed]:
         """Yield the rows in order, in parts of at most ``max_rows``."""
@@ -65,3 +66,15 @@ class RowExecutor:
         images = inputs if whole_batch else inputs[rows.images.to(inputs.device)]
         with self.hooks.select(rows.states):
             return Computed(rows, images, self.forward(images))
+
+
+def check_max_rows(max_rows: int | None) -> int | None:
+    """Return ``max_rows`` if it is None or a whole number of at least 1.
+
+    Raises:
+        MMDiscardError: otherwise.
+    """
+    whole = isinstance(max_rows, int) and not isinstance(max_rows, bool)
+    if max_rows is not None and (not whole or max_rows < 1):
+        raise MMDiscardError(f'max_rows must be a whole number of at least 1; got {max_rows!r}')
+    return max_rows

@@ -60,7 +60,7 @@ class ModelAdapter:
         return None
 
     def install(self, predict: Predict) -> None:
-        """Route the model's predictions through ``predict(images, context)``, which gives logits."""
+        """Route the model's predictions through ``predict(images, context)``: logits."""
         raise NotImplementedError
 
     def uninstall(self) -> None:
@@ -91,8 +91,8 @@ class ClassifierAdapter(ModelAdapter):
             logits = self.model(images, mode='tensor')
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise MMDiscardError(
-                f'{type(self.model.head).__name__} does not give one score per class, so its states '
-                'cannot be merged'
+                f'{type(self.model.head).__name__} does not give one score per class, so its '
+                'states cannot be merged'
             )
         return logits
 

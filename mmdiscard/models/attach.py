@@ -7,6 +7,7 @@ from torch import nn
 
 from ..aggregation import Aggregator
 from ..errors import MMDiscardError
+from ..execution import check_max_rows
 from ..registry import AGGREGATORS, SEARCHES, build
 from ..search import Search
 from ..subsampling import StateSpace, map_subsampling, select_groups
@@ -51,6 +52,7 @@ def attach(
     search = build(SEARCHES, search or dict(type='GreedySearch', budget=10))
     aggregator = build(AGGREGATORS, aggregator or adapter.default_aggregator)
     aggregator.check(adapter.dense)
+    max_rows = check_max_rows(max_rows)
     which, input_size = _subsampling_options(**(subsampling or {}))
     found = map_subsampling(model.backbone, input_size)
     groups = select_groups(found.groups, which)
@@ -69,8 +71,8 @@ def unwrap(model: Any) -> nn.Module:
         wrapped = getattr(inner, 'module', getattr(inner, 'model', None))
         if wrapped is None:
             raise MMDiscardError(
-                f'{type(model).__name__} holds no model with a backbone; pass a built classifier or '
-                'segmentor, or an inferencer or TTA model around one'
+                f'{type(model).__name__} holds no model with a backbone; pass a built classifier '
+                'or segmentor, or an inferencer or TTA model around one'
             )
         inner = wrapped
     return inner
@@ -81,7 +83,8 @@ def _subsampling_options(
 ) -> tuple[Any, tuple[int, int]]:
     if unknown:
         raise MMDiscardError(
-            f'subsampling has no option {", ".join(map(repr, unknown))}; it takes groups, input_size'
+            f'subsampling has no option {", ".join(map(repr, unknown))}; it takes groups, '
+            'input_size'
         )
     if isinstance(input_size, int):
         input_size = (input_size, input_size)

@@ -10,10 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..aggregation import Aggregator, Evaluation, Geometry, Merge
-from ..execution import Computed, Levels, RowExecutor
+from ..aggregation import Aggregator, Evaluation, Geometry
+from ..execution import (
+    Computed,
+    CostModel,
+    Levels,
+    PrefixExecutor,
+    RowExecutor,
+    measure_cost,
+)
 from ..search import Rows, Search, SearchRounds, Signals
 from ..subsampling import StateHooks, SubsamplingGroup, SubsamplingMap
+from ..subsampling.discovery import blank_image, inference_mode
 from .adapters import ModelAdapter
 
 
@@ -24,12 +32,15 @@ class SearchResult:
     Attributes:
         states: ``(N, B, G)`` states of every image, in the order in which they were found.
         scores: ``(N, B)`` their scores, lower is better; None where the search asks for none.
-        cost: backbone passes per image, in units of one plain forward.
+        cost: multiply-accumulates per image, in units of one plain forward.
+        bound: the least they could be: every distinct prefix of the states computed once, and the
+            head run as often as the aggregator and the criterion ask for. The mean over images.
     """
 
     states: Tensor
     scores: Tensor | None
     cost: float
+    bound: float
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,11 @@ class Ensemble:
         groups: the groups to search.
         search: chooses states.
         aggregator: merges them.
-        max_rows: bound on rows in flight, see `RowExecutor`.
+        max_rows: bound on rows in flight, see `PrefixExecutor`.
 
     Attributes:
         groups: the searched groups, in the order in which states index them.
+        cost_model: what the parts of the model cost, and the bound for any set of states.
         last: `SearchResult` of the last batch; None before the first.
         listeners: called with every `SearchResult`.
     """
@@ -82,7 +94,8 @@ class Ensemble:
         self._hooks = StateHooks(adapter.model.backbone, groups)
         self._space = self._hooks.space
         self._geometry = Geometry(self._space, found.strides)
-        self._executor = RowExecutor(adapter.features, self._hooks, max_rows)
+        self.cost_model = self._measure_cost(found.input_size)
+        self._executor = PrefixExecutor(adapter.features, self._hooks, self.cost_model, max_rows)
         adapter.install(self.predict)
 
     @property
@@ -100,19 +113,17 @@ class Ensemble:
         Returns:
             Logits ``(N, K)``, or ``(N, K, H, W)`` if dense.
         """
-        merge = self.aggregator.merge(len(images))
+        batch = _Batch(self, images, context)
         rounds = self.search.rounds(len(images), self._space)
         if self.search.criterion is not None and self.search.criterion.needs_prediction:
-            rows, scores = _converse(rounds, partial(self._take_in, images, context, merge))
+            rows, scores = _converse(rounds, partial(batch.take_in, more_to_come=True))
         else:
             # The states are known before anything is computed, so compute them in one go.
-            rows, scores = _converse(rounds, lambda asked: self._score(asked, images))
-            self._take_in(images, context, merge, rows)
-        self._publish(rows, scores, len(images))
-        whole = Computed(rows[: len(images)], images, ())
-        return self.aggregator.space.logits(
-            merge.result(), lambda levels: self._head(context, levels, whole)
-        )
+            rows, scores = _converse(rounds, batch.score)
+            batch.take_in(rows)
+        logits = batch.logits()
+        self._publish(rows, scores, batch)
+        return logits
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, states: Tensor, context: Any = None) -> StateOutputs:
@@ -130,7 +141,8 @@ class Ensemble:
         states = self._space.check(states)
         states = states.expand(count, *states.shape[-2:]).transpose(0, 1)
         rows = Rows(torch.arange(count).repeat(len(states)), states.flatten(0, 1))
-        parts = list(self._executor.run(inputs, rows))
+        parts = list(RowExecutor(self.adapter.features, self._hooks).run(inputs, rows))
+        context = context or self.adapter.default_context(inputs)
         logits = [self._head(context, part.features, part) for part in parts]
         levels = zip(*(part.features for part in parts), strict=True)
 
@@ -157,49 +169,97 @@ class Ensemble:
     ) -> None:
         self.detach()
 
-    def _take_in(self, images: Tensor, context: Any, merge: Merge, rows: Rows) -> Tensor | None:
-        """Compute rows, merge them, and score them if the search looks at predictions."""
-        scores = []
-        for computed in self._executor.run(images, rows):
-            evaluation = Evaluation(
-                computed,
-                partial(self._head, context),
-                self._geometry,
-                self.aggregator.alignment,
-                self.aggregator.space,
-            )
-            scores.append(self._score(computed.rows, images, evaluation))
-            merge.add(evaluation)
-        return None if scores[0] is None else torch.cat(scores)
-
-    def _score(
-        self, rows: Rows, images: Tensor, evaluation: Evaluation | None = None
-    ) -> Tensor | None:
-        if self.search.criterion is None:
-            return None
-        signals = Signals(
-            displacement=self._space.displacement(rows.states),
-            image_keys=lambda: image_keys(images)[rows.images],
-            entropy=lambda: evaluation.entropy,
-        )
-        return self.search.criterion.score(rows, signals)
-
     def _head(self, context: Any, levels: Levels, computed: Computed) -> Tensor:
-        if context is None:
-            context = self.adapter.default_context(computed.inputs)
-            return self.adapter.head(levels, computed.inputs, context)
         rows = computed.rows.images.tolist()
         return self.adapter.head(levels, computed.inputs, self.adapter.context_of(context, rows))
 
-    def _publish(self, rows: Rows, scores: Tensor | None, num_images: int) -> None:
+    def _measure_cost(self, input_size: tuple[int, int]) -> CostModel:
+        backbone = self.adapter.model.backbone
+        image = blank_image(backbone, input_size)
+        context = self.adapter.default_context(image)
+        with inference_mode(self.adapter.model):
+            return measure_cost(
+                self._hooks,
+                self.adapter.features,
+                lambda levels: self.adapter.head(levels, image, context),
+                image,
+            )
+
+    def _publish(self, rows: Rows, scores: Tensor | None, batch: '_Batch') -> None:
+        count = len(batch.images)
         by_image = rows.images.argsort(stable=True)
+        states = rows.states[by_image].unflatten(0, (count, -1))
+        heads = batch.heads / count
+        bounds = [self.cost_model.bound(own, heads) for own in states.tolist()]
         self.last = SearchResult(
-            states=rows.states[by_image].unflatten(0, (num_images, -1)),
-            scores=None if scores is None else scores[by_image].unflatten(0, (num_images, -1)),
-            cost=len(rows) / num_images,
+            states=states,
+            scores=None if scores is None else scores[by_image].unflatten(0, (count, -1)),
+            cost=batch.run.cost + self.cost_model.head * heads,
+            bound=sum(bounds) / count,
         )
         for listener in self.listeners:
             listener(self.last)
+
+
+class _Batch:
+    """One batch on its way through an ensemble.
+
+    Attributes:
+        run: computes its states.
+        heads: how many rows went through the head.
+    """
+
+    def __init__(self, ensemble: Ensemble, images: Tensor, context: Any) -> None:
+        self.ensemble = ensemble
+        self.images = images
+        self.run = ensemble._executor.start(images)
+        self.heads = 0
+        self._context = ensemble.adapter.default_context(images) if context is None else context
+        self._merge = ensemble.aggregator.merge(len(images))
+
+    def take_in(self, rows: Rows, more_to_come: bool = False) -> Tensor | None:
+        """Compute rows, merge them, and score them if the search looks at predictions."""
+        scores = None
+        for computed in self.run.compute(rows, more_to_come):
+            evaluation = Evaluation(
+                computed,
+                self._head,
+                self.ensemble._geometry,
+                self.ensemble.aggregator.alignment,
+                self.ensemble.aggregator.space,
+            )
+            if more_to_come:
+                part = self.score(computed.rows, evaluation)
+                scores = part.new_empty(len(rows)) if scores is None else scores
+                scores[computed.positions] = part
+            self._merge.add(evaluation)
+        return scores
+
+    def score(self, rows: Rows, evaluation: Evaluation | None = None) -> Tensor | None:
+        """Scores of rows; None where the search asks for none."""
+        criterion = self.ensemble.search.criterion
+        if criterion is None:
+            return None
+        signals = Signals(
+            displacement=self.ensemble._space.displacement(rows.states),
+            image_keys=lambda: image_keys(self.images)[rows.images],
+            entropy=lambda: evaluation.entropy,
+        )
+        return criterion.score(rows, signals)
+
+    def logits(self) -> Tensor:
+        """The merged prediction."""
+        count = len(self.images)
+        whole = Computed(
+            Rows(torch.arange(count), self.ensemble._space.default(count)), self.images, ()
+        )
+        return self.ensemble.aggregator.space.logits(
+            self._merge.result(), lambda levels: self._head(levels, whole)
+        )
+
+    def _head(self, levels: Levels, computed: Computed) -> Tensor:
+        self.heads += len(computed.rows)
+        return self.ensemble._head(self._context, levels, computed)
 
 
 def _converse(

@@ -63,7 +63,7 @@ class Search:
         raise NotImplementedError
 
     def rounds(self, num_images: int, space: StateSpace) -> SearchRounds:
-        """Yield rows round by round for a batch of ``num_images``; the first is the default state."""
+        """Yield rows round by round for ``num_images`` images; the first is the default state."""
         raise NotImplementedError
 
 
@@ -78,8 +78,9 @@ def check_budget(budget: int, space: StateSpace | None = None) -> int:
     if space is not None and budget > len(space):
         sizes = ' x '.join(str(group.num_indices) for group in space.groups)
         raise MMDiscardError(
-            f'budget {budget} is more than the {len(space)} states ({sizes}) of the searched groups '
-            f'({", ".join(group.name for group in space.groups)}); lower it or search more groups'
+            f'budget {budget} is more than the {len(space)} states ({sizes}) of the searched '
+            f'groups ({", ".join(group.name for group in space.groups)}); lower it or search '
+            'more groups'
         )
     return budget
 

@@ -94,13 +94,17 @@ class SpreadStates(KnownStates):
     def states_in(self, space: StateSpace) -> Tensor:
         check_budget(self.budget, space)
         if len(space) > MAX_ENUMERATED:
-            raise MMDiscardError(f'SpreadStates cannot spread over {len(space)} states; search fewer groups')
+            raise MMDiscardError(
+                f'SpreadStates cannot spread over {len(space)} states; search fewer groups'
+            )
         states = space.first(len(space))
         displacement = space.displacement(states)
         chosen = [0]
         distance = self._distance(displacement, displacement[0], space.period)
         while len(chosen) < self.budget:
-            distance[chosen[-1]] = -1  # states of equal displacement stay available, chosen ones not
+            distance[
+                chosen[-1]
+            ] = -1  # states of equal displacement stay available, chosen ones not
             farthest = int((distance == distance.max()).nonzero()[0])
             chosen.append(farthest)
             new = self._distance(displacement, displacement[farthest], space.period)

@@ -1,11 +1,11 @@
 """Finding the subsampling groups of any backbone, without a table of architectures.
 
 Layers that subsample are grouped by input stride and factor, in execution order. Not every strided
-layer is on the trunk: spatial-reduction attention, for one, subsamples keys and values only. A group
-is on the trunk if and only if it is a *cut*: with its outputs held constant, nothing of the image
-reaches the deepest feature map. That is tested by feeding an image of NaN, which survives every
-arithmetic operation (zero-initialised weights included), and looking for NaN in the output. Members
-that the cut does not need are dropped, so a group is the smallest cut.
+layer is on the trunk: spatial-reduction attention, for one, subsamples keys and values only. A
+group is on the trunk if and only if it is a *cut*: with its outputs held constant, nothing of the
+image reaches the deepest feature map. That is tested by feeding an image of NaN, which survives
+every arithmetic operation (zero-initialised weights included), and looking for NaN in the output.
+Members that the cut does not need are dropped, so a group is the smallest cut.
 """
 
 import math
@@ -34,11 +34,13 @@ class SubsamplingMap:
         strides: stride (Sy, Sx) in image pixels of every output level of the backbone; (0, 0) for
             an output that is not a map.
         rejected: strided layers that are not searched, and why.
+        input_size: ``(H, W)`` of the image it was traced with.
     """
 
     groups: tuple[SubsamplingGroup, ...]
     strides: tuple[Size, ...]
     rejected: dict[str, str]
+    input_size: Size
 
 
 def find_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> list[SubsamplingGroup]:
@@ -75,6 +77,7 @@ def map_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> Subsa
         groups=tuple(_with_unique_names(groups)),
         strides=tuple(ruler.stride(shape[2:]) if len(shape) == 4 else (0, 0) for shape in shapes),
         rejected=rejected,
+        input_size=input_size,
     )
 
 
@@ -97,7 +100,9 @@ def select_groups(
         for i, group in enumerate(found)
     )
     if not found:
-        raise MMDiscardError('this backbone has nothing to search: no layer on its trunk subsamples')
+        raise MMDiscardError(
+            'this backbone has nothing to search: no layer on its trunk subsamples'
+        )
     if isinstance(which, str):
         ranges = {'all': found, 'inner': found[1:-1]}
         if which not in ranges:
@@ -224,9 +229,7 @@ def _smallest_cut(
     return tuple(members), levels_behind(members)
 
 
-def _levels_behind(
-    backbone: nn.Module, held: Sequence[str], input_size: Size
-) -> tuple[int, ...]:
+def _levels_behind(backbone: nn.Module, held: Sequence[str], input_size: Size) -> tuple[int, ...]:
     """Output levels that the image does not reach while the outputs of ``held`` are constant.
 
     Empty unless the deepest level (the one with the fewest cells) is among them.

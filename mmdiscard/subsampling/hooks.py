@@ -7,8 +7,10 @@ own offset inside one extended tensor, and the layer runs once. No class is repl
 parameter renamed; removing the handles restores the backbone bit for bit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +20,42 @@ from ..errors import MMDiscardError
 from .layers import fill_value, memory_format, trim
 from .state import StateSpace, SubsamplingGroup
 
+Inputs = dict[str, Tensor]  # by member name, what each layer of a group receives
+
+
+class ReachedEnd(Exception):
+    """Everything to be recorded has been; the rest of the forward is not wanted."""
+
+
+@dataclass
+class Selection:
+    """What the hooks do during one forward.
+
+    Attributes:
+        offsets: ``(M, G, 2)`` selection offsets of the rows.
+        entry: enter the backbone at this group, as a column of the states; None for its beginning.
+        fed: what the members of the entry group receive, ``(M, C, H, W)`` each.
+        record: columns of groups whose members' inputs are wanted.
+        recorded: filled in: those inputs by column.
+        stop: end the forward with `ReachedEnd` once all are recorded.
+        reached: called with the column whenever a member of a group is about to run.
+    """
+
+    offsets: Tensor
+    entry: int | None = None
+    fed: Inputs = field(default_factory=dict)
+    record: Collection[int] = ()
+    recorded: dict[int, Inputs] = field(default_factory=dict)
+    stop: bool = False
+    reached: Callable[[int], None] | None = None
+
 
 class StateHooks:
     """Puts states into a backbone while `select` is active; otherwise does nothing.
+
+    A forward may also be entered at a group: the hooks of its members put recorded inputs in the
+    place of what they receive, so the forward can be called with a batch of no rows (or of one, for
+    backbones that refuse none), and the backbone's own code computes the rest.
 
     Args:
         backbone: the module that the groups were found in.
@@ -29,31 +64,37 @@ class StateHooks:
 
     def __init__(self, backbone: nn.Module, groups: Sequence[SubsamplingGroup]) -> None:
         self.space = StateSpace(groups)
-        self._offsets: Tensor | None = None  # (M, G, 2) while a selection is active
+        self.selection: Selection | None = None
         modules = dict(backbone.named_modules())
         self._handles = []
         for column, group in enumerate(groups):
             for name in group.members:
-                layer = _LayerHooks(self, column, group.factor)
+                layer = _LayerHooks(self, column, name, group.factor)
                 self._handles += [
                     modules[name].register_forward_pre_hook(layer.extend),
                     modules[name].register_forward_hook(layer.trim),
                 ]
 
     @contextmanager
-    def select(self, states: Tensor) -> Iterator[None]:
-        """Run the backbone with row ``m`` in state ``states[m]``; shape ``(M, G)``."""
-        self._offsets = self.space.offsets(states)
+    def select(self, states: Tensor, **options: Any) -> Iterator[Selection]:
+        """Run the backbone with row ``m`` in state ``states[m]``; shape ``(M, G)``.
+
+        Args:
+            states: one state per row.
+            options: fields of `Selection`.
+        """
+        self.selection = Selection(self.space.offsets(states), **options)
         try:
-            yield
+            yield self.selection
         finally:
-            self._offsets = None
+            self.selection = None
 
     def offsets(self, column: int, rows: int) -> Tensor | None:
         """``(rows, 2)`` offsets of one group, or None where every row takes the default index."""
-        if self._offsets is None:
+        selection = self.selection
+        if selection is None or column < (selection.entry or 0):
             return None
-        offsets = self._offsets[:, column]
+        offsets = selection.offsets[:, column]
         if not offsets.any():
             return None
         repeats, rest = divmod(rows, len(offsets))
@@ -65,6 +106,23 @@ class StateHooks:
             )
         return offsets.repeat_interleave(repeats, 0)  # windows or patches of an image stay together
 
+    def exchange(self, column: int, name: str, inputs: Tensor) -> Tensor:
+        """What a member is to receive: what is fed at the entry, else its own; records it."""
+        selection = self.selection
+        if selection is None:
+            return inputs
+        if selection.reached is not None:
+            selection.reached(column)
+        if column == selection.entry:
+            return selection.fed[name]
+        if column in selection.record:
+            members = selection.recorded.setdefault(column, {})
+            members[name] = inputs
+            complete = len(members) == len(self.space.groups[column].members)
+            if selection.stop and complete and column == max(selection.record):
+                raise ReachedEnd
+        return inputs
+
     def remove(self) -> None:
         """Take the hooks out again."""
         for handle in self._handles:
@@ -75,17 +133,19 @@ class StateHooks:
 class _LayerHooks:
     """The pair of one layer: `extend` before it, `trim` after it."""
 
-    def __init__(self, owner: StateHooks, column: int, factor: tuple[int, int]) -> None:
+    def __init__(self, owner: StateHooks, column: int, name: str, factor: tuple[int, int]) -> None:
         self.owner = owner
         self.column = column
+        self.name = name
         self.factor = factor
         self.grid = (int(factor[0] > 1), int(factor[1] > 1))
 
     def extend(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        offsets = self.owner.offsets(self.column, len(args[0]))
-        if offsets is None:
-            return None
-        return (extend(args[0], offsets, self.factor, fill_value(module)), *args[1:])
+        inputs = self.owner.exchange(self.column, self.name, args[0])
+        offsets = self.owner.offsets(self.column, len(inputs))
+        if offsets is not None:
+            inputs = extend(inputs, offsets, self.factor, fill_value(module))
+        return None if inputs is args[0] else (inputs, *args[1:])
 
     def trim(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         offsets = self.owner.offsets(self.column, len(args[0]))
@@ -93,9 +153,7 @@ class _LayerHooks:
             return None
         shape = tuple(
             size - factor * grid
-            for size, factor, grid in zip(
-                args[0].shape[-2:], self.factor, self.grid, strict=True
-            )
+            for size, factor, grid in zip(args[0].shape[-2:], self.factor, self.grid, strict=True)
         )
         return trim(module, output, self.grid, shape, offsets)
 
@@ -114,8 +172,10 @@ def extend(inputs: Tensor, offsets: Tensor, factor: tuple[int, int], fill: float
     """
     extra = [size if size > 1 else 0 for size in factor]
     distinct, which = offsets.unique(dim=0, return_inverse=True)
-    before = [[extra[0] - dy if extra[0] else 0, extra[1] - dx if extra[1] else 0]
-              for dy, dx in distinct.tolist()]
+    before = [
+        [extra[0] - dy if extra[0] else 0, extra[1] - dx if extra[1] else 0]
+        for dy, dx in distinct.tolist()
+    ]
     if len(before) == 1:
         top, left = before[0]
         return F.pad(inputs, (left, extra[1] - left, top, extra[0] - top), value=fill)

@@ -94,10 +94,7 @@ def _(module: nn.Unfold, output: Tensor, grid: Pair, shape: Pair, offsets: Tenso
 def _(module: nn.MaxPool2d, output: Tensor, grid: Pair, shape: Pair, offsets: Tensor) -> Tensor:
     output = _compact(output[..., grid[0] :, grid[1] :], like=output)
     # A window may hold no input at all: nothing is there, as in zero padding.
-    reach = (k - p < s for k, p, s in zip(*map(pair, _geometry(module)), strict=True))
-    if module.ceil_mode or any(reach):
-        output = output.masked_fill(output == float('-inf'), 0.0)
-    return output
+    return output.masked_fill(output == float('-inf'), 0.0)
 
 
 @trim.register
@@ -106,7 +103,9 @@ def _(module: nn.AvgPool2d, output: Tensor, grid: Pair, shape: Pair, offsets: Te
     if module.divisor_override is not None:
         return output
     for axis in (0, 1):
-        ratio = _divisor_ratio(module, axis, grid[axis], shape[axis], output.shape[2 + axis], offsets)
+        ratio = _divisor_ratio(
+            module, axis, grid[axis], shape[axis], output.shape[2 + axis], offsets
+        )
         view = (-1, 1, output.shape[2], 1) if axis == 0 else (-1, 1, 1, output.shape[3])
         output = output * ratio.to(output).view(view)
     return output
@@ -115,7 +114,7 @@ def _(module: nn.AvgPool2d, output: Tensor, grid: Pair, shape: Pair, offsets: Te
 def _divisor_ratio(
     module: nn.AvgPool2d, axis: int, grid: int, size: int, windows: int, offsets: Tensor
 ) -> Tensor:
-    """What the layer divided by over what it should divide by, per row and window: ``(M, windows)``.
+    """What the layer divided by over what it should divide by, ``(M, windows)``.
 
     The layer counts the cells of the extended input; right is to count those of the image (and of
     the layer's own padding, if it counts padding).

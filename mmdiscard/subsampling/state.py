@@ -1,9 +1,9 @@
-"""State arithmetic: selection indices, states, displacements (method: DESIGN of the paper, section 3).
+"""State arithmetic: selection indices, states, displacements (paper, section 3).
 
 A *selection index* ``d`` in ``{0, ..., Ry * Rx - 1}`` names which activation of every ``Ry x Rx``
-block a subsampling group keeps, row major: ``d = dy * Rx + dx``. A *state* holds one index per group.
-States are integer arrays of shape ``(..., G)`` on the CPU: they steer the computation, they are
-never part of it.
+block a subsampling group keeps, row major: ``d = dy * Rx + dx``. A *state* holds one index per
+group. States are integer arrays of shape ``(..., G)`` on the CPU: they steer the computation, they
+are never part of it.
 """
 
 import math
@@ -62,7 +62,7 @@ class StateSpace:
         return math.prod(group.num_indices for group in self.groups)
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
-        """States in lexicographic order, so the default state is first and late groups vary first."""
+        """States in lexicographic order: the default state is first, late groups vary first."""
         return product(*(range(group.num_indices) for group in self.groups))
 
     @property
@@ -71,7 +71,9 @@ class StateSpace:
 
     def first(self, count: int) -> Tensor:
         """The first ``count`` states in lexicographic order, shape ``(count, G)``."""
-        return torch.tensor(list(islice(self, count)), dtype=torch.long).reshape(-1, self.num_groups)
+        return torch.tensor(list(islice(self, count)), dtype=torch.long).reshape(
+            -1, self.num_groups
+        )
 
     def default(self, rows: int) -> Tensor:
         """The all-zero state, ``rows`` times: shape ``(rows, G)``."""
@@ -87,8 +89,8 @@ class StateSpace:
         if states.is_floating_point() or states.ndim < 2 or states.shape[-1] != self.num_groups:
             names = ', '.join(group.name for group in self.groups)
             raise MMDiscardError(
-                f'states must be integers of shape (..., {self.num_groups}), one selection index for '
-                f'each of the searched groups ({names}); got shape {tuple(states.shape)}'
+                f'states must be integers of shape (..., {self.num_groups}), one selection index '
+                f'for each of the searched groups ({names}); got shape {tuple(states.shape)}'
             )
         states = states.to('cpu', torch.long)
         limits = torch.tensor([group.num_indices for group in self.groups])

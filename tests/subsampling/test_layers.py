@@ -176,6 +176,7 @@ def cases(draw):
 def test_mixed_indices_equal_brute_force_row_by_row(case):
     layer, inputs, indices = case
     with torch.no_grad():
+        assume(layer(inputs).isfinite().all())  # a dilated window may see nothing but padding
         shape = grid_of(layer, inputs)
         found = at_states(layer, inputs, indices)
         if isinstance(layer, nn.Unfold):
