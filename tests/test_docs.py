@@ -1,0 +1,161 @@
+"""What the pages say: examples run, links lead somewhere, names exist.
+
+A fence of ``python run`` is executed, all of a page one after the other in one namespace, from the
+root of the checkout. A fence of ``python config`` is read as a config file that stands beside the
+reader's own ``my_config.py``. Other fences are only read for the names of classes.
+"""
+
+import ast
+import re
+from importlib import import_module
+from pathlib import Path
+
+import mmpretrain.datasets  # noqa: F401  (they register)
+import mmpretrain.models  # noqa: F401
+import mmseg.datasets  # noqa: F401
+import mmseg.models  # noqa: F401
+import pytest
+from mmengine import registry as mmengine_registry
+from mmpretrain import registry as mmpretrain_registry
+from mmseg import registry as mmseg_registry
+
+from mmdiscard import registry
+from mmdiscard.engine import launch
+from mmdiscard.registry import Registry
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    path for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))) if path.exists()
+]
+FENCE = re.compile(r'^```(.*)\n([\s\S]*?)^```$', re.MULTILINE)
+LAYERS = ('subsampling', 'search', 'execution', 'aggregation', 'models', 'engine')
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    return [text for info, text in FENCE.findall(page.read_text()) if info.strip() == kind]
+
+
+def with_blocks(kind: str) -> list:
+    return [pytest.param(page, id=page.stem) for page in PAGES if blocks(page, kind)]
+
+
+def every_page() -> list:
+    return [pytest.param(page, id=page.stem) for page in PAGES]
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading gets on a code host."""
+    kept = re.sub(r'[^\w\- ]', '', heading.strip().lower())
+    return kept.replace(' ', '-')
+
+
+# -------------------------------------------------------------------------------------- examples
+@pytest.fixture
+def from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def registries_as_before():
+    """Take out again what an example registers."""
+    own = [value for value in vars(registry).values() if isinstance(value, Registry)]
+    before = [(one, dict(one.module_dict)) for one in own]
+    yield
+    for one, modules in before:
+        one.module_dict.clear()
+        one.module_dict.update(modules)
+
+
+@pytest.mark.parametrize('page', with_blocks('python run'))
+def test_examples_run(page, from_the_root, registries_as_before):
+    namespace = {'__name__': f'docs.{page.stem}'}
+    for number, text in enumerate(blocks(page, 'python run'), 1):
+        exec(compile(text, f'{page.name}, example {number}', 'exec'), namespace)
+
+
+@pytest.mark.parametrize('page', with_blocks('python config'))
+def test_config_examples_can_be_read(page, tmp_path):
+    (tmp_path / 'my_config.py').write_text(
+        "default_scope = 'mmseg'\ntta_model = dict(type='A', b=1)"
+    )
+    for text in blocks(page, 'python config'):
+        path = tmp_path / 'example.py'
+        path.write_text(text)
+        cfg = launch.read_config(str(path))
+        assert cfg.custom_imports.imports == ['mmdiscard']
+        for hook in cfg.get('custom_hooks', []):
+            mmengine_registry.HOOKS.build(hook)  # checks its settings as far as they go
+
+
+# ----------------------------------------------------------------------------------------- names
+@pytest.mark.parametrize('page', every_page())
+def test_classes_named_in_configs_exist(page):
+    modules = (registry, mmengine_registry, mmpretrain_registry, mmseg_registry)
+    known = set()
+    for module in modules:
+        for value in vars(module).values():
+            if isinstance(value, Registry):
+                known |= value.module_dict.keys()
+    named = re.findall(r"type='([\w.]+)'", page.read_text())
+    assert {name for name in named if name.rpartition('.')[2] not in known} == set()
+
+
+def test_architecture_names_what_is_there():
+    rows = re.findall(r'^\|[^|]+\| `([\w/]+\.py)` \|([^|]+)\|$', architecture(), re.MULTILINE)
+    assert len(rows) > 20
+    for path, names in rows:
+        module = import_module('mmdiscard.' + path.removesuffix('.py').replace('/', '.'))
+        missing = [name for name in re.findall(r'`(\w+)`', names) if not hasattr(module, name)]
+        assert not missing, f'{path} has no {missing}'
+
+
+def test_architecture_knows_every_file():
+    pictured = architecture()
+    for path in sorted((ROOT / 'mmdiscard').rglob('*.py')):
+        name = path.relative_to(ROOT / 'mmdiscard')
+        if name.name not in ('__init__.py', 'version.py'):
+            assert f'`{name}`' in pictured, f'docs/architecture.md says nothing of {name}'
+
+
+def test_imports_go_one_way():
+    assert ' <- '.join(LAYERS) in architecture()
+    for position, layer in enumerate(LAYERS):
+        for path in (ROOT / 'mmdiscard' / layer).glob('*.py'):
+            later = imported(path) & set(LAYERS[position + 1 :])
+            assert not later, f'{layer}/{path.name} imports {later}'
+
+
+def architecture() -> str:
+    return (ROOT / 'docs' / 'architecture.md').read_text()
+
+
+def imported(path: Path) -> set[str]:
+    """The folders of mmdiscard that a module in one of them imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 2:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {name.partition('.')[0] for name in names}
+    return found
+
+
+# ----------------------------------------------------------------------------------------- links
+@pytest.mark.parametrize('page', every_page())
+def test_links_lead_somewhere(page):
+    text = FENCE.sub('', page.read_text())
+    targets = re.findall(r'\]\(([^)\s]+)\)', text) + re.findall(r'src="([^"]+)"', text)
+    for target in targets:
+        if re.match(r'[a-z]+:', target):
+            continue
+        name, _, anchor = target.partition('#')
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f'{page.name} links to {target}'
+        if anchor:
+            headings = re.findall(r'^#+ (.+)$', FENCE.sub('', path.read_text()), re.MULTILINE)
+            assert anchor in map(slug, headings), f'{page.name} links to {target}'
+
+
+def test_every_page_is_reached():
+    linked = ' '.join(page.read_text() for page in PAGES)
+    for page in (ROOT / 'docs').glob('*.md'):
+        assert re.search(rf'\]\((docs/)?{page.name}', linked), f'nothing links to {page.name}'
