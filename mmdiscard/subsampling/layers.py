@@ -94,7 +94,7 @@ def _(module: nn.Unfold, output: Tensor, grid: Pair, shape: Pair, offsets: Tenso
 def _(module: nn.MaxPool2d, output: Tensor, grid: Pair, shape: Pair, offsets: Tensor) -> Tensor:
     output = _compact(output[..., grid[0] :, grid[1] :], like=output)
     # A window may hold no input at all: nothing is there, as in zero padding.
-    return output.masked_fill(output == float('-inf'), 0.0)
+    return output.masked_fill_(output == float('-inf'), 0.0)
 
 
 @trim.register
