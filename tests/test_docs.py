@@ -159,3 +159,24 @@ def test_every_page_is_reached():
     linked = ' '.join(page.read_text() for page in PAGES)
     for page in (ROOT / 'docs').glob('*.md'):
         assert re.search(rf'\]\((docs/)?{page.name}', linked), f'nothing links to {page.name}'
+
+
+# ---------------------------------------------------------------------------------------- errors
+def test_errors_are_worded_as_the_code_words_them():
+    """Of all runs of three words most stand in a string of the code; the rest is filled in."""
+    files = [*(ROOT / 'mmdiscard').rglob('*.py'), *(ROOT / 'tools').glob('*.py')]
+    said = '\n'.join(
+        node.value.replace('`', '')
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    table = (ROOT / 'docs' / 'errors.md').read_text().partition('## Not an error')[0]
+    messages = re.findall(r'^\| (`.+?) \|', table, re.MULTILINE)
+    assert len(messages) > 30
+    for message in messages:
+        words = re.findall(r'[a-z]+', message)
+        threes = [' '.join(three) for three in zip(words, words[1:], words[2:], strict=False)]
+        threes = [three for three in threes if three in message]
+        if len(threes) > 3 and "(MMEngine's" not in message:
+            assert sum(three in said for three in threes) >= 0.75 * len(threes), message
