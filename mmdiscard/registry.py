@@ -45,16 +45,20 @@ def lookup(registry: Registry, name: Any) -> type:
 
 
 def build(registry: Registry, config: Any) -> Any:
-    """Build what ``config`` describes; anything that is not a dict is taken as built already.
+    """Build what ``config`` describes; what is built already is returned.
 
     Raises:
-        MMDiscardError: if ``type`` is missing or unknown, or its arguments do not fit the class.
+        MMDiscardError: if it is neither, if ``type`` is missing or unknown, or if its arguments do
+            not fit the class.
     """
-    if not isinstance(config, dict):
+    if isinstance(config, tuple(registry.module_dict.values())):
         return config
+    if not isinstance(config, dict) or 'type' not in config:
+        raise MMDiscardError(
+            f'the {registry.name} has to be a dict with a `type`, such as '
+            f"dict(type='{next(iter(registry.module_dict), '...')}'); got {config!r}"
+        )
     arguments = dict(config)
-    if 'type' not in arguments:
-        raise MMDiscardError(f'the {registry.name} needs a `type`, got {dict(config)}')
     cls = lookup(registry, arguments.pop('type'))
     try:
         return cls(**arguments)

@@ -75,9 +75,7 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
             elif value.ndim == 1:
                 value.copy_(0.1 * noise)
             else:
-                scale = (
-                    0.1 if '.fc.' in name or '.conv_seg.' in name else 1
-                )  # so none is certain
+                scale = 0.1 if '.fc.' in name or '.conv_seg.' in name else 1  # so none is certain
                 value.copy_(noise * scale * (2 / value[0].numel()) ** 0.5)
     model.eval()
     return model

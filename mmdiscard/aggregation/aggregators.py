@@ -132,6 +132,7 @@ class RunningMean:
         every = len(images) == self.num_images
         index = slice(None) if every else images.to(values.device)
         total = self._total[index] + weights
+        values = values.to(self.value.dtype)  # autocast runs some operations in float32
         if self._seen[images].any():
             share = (weights / total).to(values.dtype)
             values = torch.lerp(self.value[index], values, share)

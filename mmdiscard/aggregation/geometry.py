@@ -34,10 +34,9 @@ class Geometry:
         """Displacement of a level over the searched factors in front of it: ``(M, 2)`` in 0..1.
 
         As published: in units of the first searched group's input, over the product of the searched
-        factors. Where a group between the searched ones and the level is not searched, the true
-        displacement in cells is smaller than this.
+        factors. Where a group between the last searched one and the level is not searched, the true
+        displacement in cells is smaller than this. Groups skipped between searched ones count.
         """
         carrying = [group for group in self.space.groups if level in group.levels]
-        unit = torch.tensor(self.space.groups[0].stride)
-        factors = torch.tensor([group.factor for group in carrying] or [(1, 1)]).prod(0)
-        return self.space.displacement(states, level) / (unit * factors)
+        reach = carrying[-1].output_stride if carrying else (1, 1)
+        return self.space.displacement(states, level) / torch.tensor(reach)

@@ -53,7 +53,7 @@ def attach(
     aggregator = build(AGGREGATORS, aggregator or adapter.default_aggregator)
     aggregator.check(adapter.dense)
     max_rows = check_max_rows(max_rows)
-    which, input_size = _subsampling_options(**(subsampling or {}))
+    which, input_size = _subsampling_options(subsampling or {})
     found = map_subsampling(model.backbone, input_size)
     groups = select_groups(found.groups, which)
     search.prepare(StateSpace(groups))
@@ -78,14 +78,21 @@ def unwrap(model: Any) -> nn.Module:
     return inner
 
 
-def _subsampling_options(
-    groups: Any = 'inner', input_size: tuple[int, int] = (224, 224), **unknown: Any
-) -> tuple[Any, tuple[int, int]]:
-    if unknown:
+def _subsampling_options(options: Mapping[str, Any]) -> tuple[Any, tuple[int, int]]:
+    """The groups to search and the size to trace with."""
+    if not isinstance(options, Mapping):
         raise MMDiscardError(
-            f'subsampling has no option {", ".join(map(repr, unknown))}; it takes groups, '
+            f"subsampling has to be a dict, such as dict(groups='inner'); got {options!r}"
+        )
+    options = dict(options)
+    groups = options.pop('groups', 'inner')
+    input_size = options.pop('input_size', (224, 224))
+    if options:
+        raise MMDiscardError(
+            f'subsampling has no option {", ".join(map(repr, options))}; it takes groups, '
             'input_size'
         )
-    if isinstance(input_size, int):
-        input_size = (input_size, input_size)
-    return groups, tuple(input_size)
+    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
+        raise MMDiscardError(f'input_size has to be (height, width) in pixels; got {input_size!r}')
+    return groups, size

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..aggregation import Aggregator, Evaluation, Geometry
+from ..errors import MMDiscardError
 from ..execution import (
     Computed,
     CostModel,
@@ -94,7 +95,11 @@ class Ensemble:
         self._hooks = StateHooks(adapter.model.backbone, groups)
         self._space = self._hooks.space
         self._geometry = Geometry(self._space, found.strides)
-        self.cost_model = self._measure_cost(found.input_size)
+        try:
+            self.cost_model = self._measure_cost(found.input_size)
+        except BaseException:
+            self.detach()
+            raise
         self._executor = PrefixExecutor(adapter.features, self._hooks, self.cost_model, max_rows)
         adapter.install(self.predict)
 
@@ -177,13 +182,19 @@ class Ensemble:
         backbone = self.adapter.model.backbone
         image = blank_image(backbone, input_size)
         context = self.adapter.default_context(image)
-        with inference_mode(self.adapter.model):
-            return measure_cost(
-                self._hooks,
-                self.adapter.features,
-                lambda levels: self.adapter.head(levels, image, context),
-                image,
-            )
+        try:
+            with inference_mode(self.adapter.model):
+                return measure_cost(
+                    self._hooks,
+                    self.adapter.features,
+                    lambda levels: self.adapter.head(levels, image, context),
+                    image,
+                )
+        except (RuntimeError, AssertionError, IndexError) as error:
+            raise MMDiscardError(
+                f'the model does not run on an image of {input_size}: {error}; if another size '
+                'would do, set `input_size` in `subsampling`'
+            ) from error
 
     def _publish(self, rows: Rows, scores: Tensor | None, batch: '_Batch') -> None:
         count = len(batch.images)

@@ -115,6 +115,10 @@ def select_groups(
                 f'{table}'
             )
         return tuple(ranges[which])
+    if not isinstance(which, Sequence):
+        raise MMDiscardError(
+            f"groups={which!r} is not known; write 'all', 'inner' or a list of: {table}"
+        )
     chosen = {_position(found, key, table) for key in which}
     if not chosen:
         raise MMDiscardError(f'groups is an empty list; choose from: {table}')
@@ -123,6 +127,8 @@ def select_groups(
 
 def _position(found: Sequence[SubsamplingGroup], key: str | int, table: str) -> int:
     for i, group in enumerate(found):
+        if isinstance(key, bool):
+            break
         if key == group.name or key in group.members or key in (i, i - len(found)):
             return i
     raise MMDiscardError(f'there is no subsampling group {key!r}; choose from: {table}')

@@ -163,3 +163,13 @@ def test_exact_alignment_of_a_real_backbone_follows_the_image():
         inside = (..., slice(96, -96), slice(96, -96))
         error = (found - expected)[inside].abs().mean()
         assert error < 0.5 * (unaligned - expected)[inside].abs().mean()
+
+
+def test_fractions_stay_below_one_when_groups_between_are_skipped():
+    groups = [
+        SubsamplingGroup('first', ('a',), (2, 2), (1, 1), (0,)),
+        SubsamplingGroup('third', ('c',), (2, 2), (4, 4), (0,)),
+    ]
+    geometry = Geometry(StateSpace(groups), [(8, 8)])
+    fraction = geometry.fraction_of_cell(torch.tensor([[3, 3], [0, 3], [3, 0]]), 0)
+    assert fraction.tolist() == [[5 / 8, 5 / 8], [4 / 8, 4 / 8], [1 / 8, 1 / 8]]

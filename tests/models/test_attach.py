@@ -203,3 +203,31 @@ def test_training_goes_on_as_before_while_attached(make):
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(ours.grad, theirs.grad)
     assert_same_state(state_of(twin), state_of(model))
+
+
+@pytest.mark.parametrize(
+    'settings, words',
+    [
+        (dict(search='GreedySearch'), 'search has to be a dict'),
+        (dict(aggregator='AverageAggregator'), 'aggregator has to be a dict'),
+        (
+            dict(search=dict(type='GreedySearch', budget=2, criterion='EntropyCriterion')),
+            'criterion has to be a dict',
+        ),
+        (dict(subsampling='all'), 'subsampling has to be a dict'),
+        (dict(subsampling=dict(groups=0)), 'groups=0 is not known'),
+        (dict(subsampling=dict(groups=[True])), 'no subsampling group True'),
+        (dict(subsampling=dict(input_size=(64, 'x'))), 'input_size has to be'),
+    ],
+)
+def test_settings_of_the_wrong_kind_say_what_would_be_right(settings, words):
+    with pytest.raises(mmdiscard.MMDiscardError, match=words):
+        mmdiscard.attach(classifier(), **settings)
+
+
+def test_a_head_that_does_not_fit_leaves_nothing_attached():
+    model = classifier(channels=31)
+    for _ in range(2):
+        with pytest.raises(mmdiscard.MMDiscardError, match='does not run on an image'):
+            mmdiscard.attach(model)
+    assert 'forward' not in vars(model.backbone)

@@ -83,7 +83,7 @@ def inferred(model):
     return model.inference(images(2, SIZE), [sample.metainfo for sample in seg_samples(2, SIZE)])
 
 
-@pytest.mark.parametrize('max_rows', [None, 3])
+@pytest.mark.parametrize('max_rows', [None, 1, 3])
 def test_states_are_averaged_in_whatever_mode_the_model_infers(model, max_rows):
     states = [[0, 0, 0], [15, 3, 1], [2, 0, 3]]
     deep = dict(groups=[0, 1, 2])
@@ -178,3 +178,19 @@ def test_through_the_inferencer_of_mmseg(picture):
     inferencer = MMSegInferencer(api_config(), device='cpu')
     randomize(inferencer.model)
     check_attaching_through(inferencer, lambda: inferencer(picture)['predictions'])
+
+
+@pytest.mark.parametrize('aggregator', AGGREGATORS, ids=str)
+def test_mixed_precision_merges_what_it_computes(model, aggregator):
+    with (
+        mmdiscard.attach(
+            model,
+            subsampling=dict(groups='all'),
+            search=dict(type='SpreadStates', budget=3),
+            aggregator=aggregator,
+        ),
+        torch.no_grad(),
+        torch.autocast('cpu', torch.bfloat16),
+    ):
+        found = model.predict(images(1, SIZE))[0].seg_logits.data
+    assert found.isfinite().all()
