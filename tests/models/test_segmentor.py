@@ -98,7 +98,8 @@ def test_states_are_averaged_in_whatever_mode_the_model_infers(model, max_rows):
         with hooks.select(torch.tensor([state] * 2)):
             each.append(inferred(model))
     hooks.remove()
-    assert_near(found, torch.stack(each).mean(0))
+    # Attention of random weights magnifies what the batch size changes in the plain model, too.
+    assert_near(found, torch.stack(each).mean(0), 1e-3)
     assert not torch.allclose(found, each[0], rtol=1e-2)
 
 
