@@ -131,7 +131,7 @@ def test_a_budget_beyond_the_states_is_refused():
     [
         (dict(type='Wisdom'), "unknown criterion 'Wisdom'; choose one of .*EntropyCriterion"),
         (dict(type='RandomCriterion', sed=1), 'RandomCriterion: .*sed'),
-        (dict(seed=1), 'criterion needs a `type`'),
+        (dict(seed=1), 'criterion has to be a dict with a `type`'),
     ],
 )
 def test_unknown_criteria_are_refused(criterion, words):
