@@ -106,14 +106,17 @@ class Merge:
 class RunningMean:
     """Weighted mean per image that takes in values one at a time.
 
-    The first value of an image is stored as it is, so one state alone comes out bit for bit.
+    The first value of an image is kept as it is, so one state alone comes out bit for bit.
+
+    Attributes:
+        value: ``(N, ...)``, the means; never written to in place while others may hold it.
     """
 
     def __init__(self, num_images: int) -> None:
         self.num_images = num_images
         self.value: Tensor | None = None
         self._total: Tensor | None = None
-        self._seen = torch.zeros(num_images, dtype=torch.bool)
+        self._owned = False
 
     def add(self, images: Tensor, values: Tensor, weights: Tensor) -> None:
         """Take in one value for each of ``images``, which are distinct.
@@ -124,21 +127,29 @@ class RunningMean:
             weights: ``(m,)`` or ``(m, H, W)``, above 0.
         """
         weights = _expand(weights, values)
+        if self.value is None and len(images) == self.num_images:
+            self.value, self._total = values, weights  # the usual beginning, without a copy
+        else:
+            self._begin(values, weights)
+            index = slice(None) if len(images) == self.num_images else images.to(values.device)
+            self._mix(index, values.to(self.value.dtype), weights)
+
+    def _begin(self, values: Tensor, weights: Tensor) -> None:
+        """Make sure that there is memory of our own to write to."""
         if self.value is None:
             # In the memory format of the values: kernels that follow may round by it.
             shape = (self.num_images, *values.shape[1:])
-            self.value = values.new_empty(shape).to(memory_format=memory_format(values))
+            self.value = values.new_zeros(shape).to(memory_format=memory_format(values))
             self._total = weights.new_zeros((self.num_images, *weights.shape[1:]))
-        every = len(images) == self.num_images
-        index = slice(None) if every else images.to(values.device)
+        elif not self._owned:
+            self.value, self._total = self.value.clone(), self._total.clone()
+        self._owned = True
+
+    def _mix(self, index: Tensor | slice, values: Tensor, weights: Tensor) -> None:
         total = self._total[index] + weights
-        values = values.to(self.value.dtype)  # autocast runs some operations in float32
-        if self._seen[images].any():
-            share = (weights / total).to(values.dtype)
-            values = torch.lerp(self.value[index], values, share)
-        self.value[index] = values
+        share = (weights / total).to(values.dtype)  # 1 for the first value of an image
+        self.value[index] = torch.lerp(self.value[index], values, share)
         self._total[index] = total
-        self._seen[images] = True
 
 
 def _expand(weights: Tensor, values: Tensor) -> Tensor:
