@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,9 +11,6 @@ from torch.nn import functional as F
 from ..execution import Computed, Levels
 from .alignment import Alignment
 from .geometry import Geometry
-
-if TYPE_CHECKING:
-    from .spaces import Space
 
 Head = Callable[[Levels, Computed], Tensor]
 
@@ -27,7 +23,7 @@ class Evaluation:
         head: turns levels into logits ``(M, K)`` or ``(M, K, H, W)``.
         geometry: of the searched groups.
         alignment: how states are brought together.
-        space: what is merged, which also says what the head reads.
+        reads: which features the head reads for a single state.
     """
 
     def __init__(
@@ -36,14 +32,14 @@ class Evaluation:
         head: Head,
         geometry: Geometry,
         alignment: Alignment,
-        space: 'Space',
+        reads: Callable[['Evaluation'], Levels],
     ) -> None:
         self.computed = computed
         self.rows = computed.rows
         self._head = head
         self._geometry = geometry
         self._alignment = alignment
-        self._space = space
+        self._reads = reads
 
     @cached_property
     def aligned(self) -> Levels:
@@ -53,7 +49,7 @@ class Evaluation:
     @cached_property
     def logits(self) -> Tensor:
         """What the head says of each row, ``(M, K)`` or ``(M, K, H, W)``, where it lies."""
-        return self._head(self._space.head_input(self), self.computed)
+        return self._head(self._reads(self), self.computed)
 
     @cached_property
     def output(self) -> Tensor:

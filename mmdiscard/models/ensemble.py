@@ -237,7 +237,7 @@ class _Batch:
                 self._head,
                 self.ensemble._geometry,
                 self.ensemble.aggregator.alignment,
-                self.ensemble.aggregator.space,
+                self.ensemble.aggregator.space.head_input,
             )
             if more_to_come:
                 part = self.score(computed.rows, evaluation)

@@ -79,7 +79,7 @@ def evaluations(aggregator, logits):
             lambda levels, _, chunk=chunk: chunk,
             Geometry(SPACE, [(8, 8)]),
             aggregator.alignment,
-            aggregator.space,
+            aggregator.space.head_input,
         )
 
 

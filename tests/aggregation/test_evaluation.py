@@ -44,7 +44,7 @@ def evaluation(alignment, space, head, size=(32, 48)):
     rows = Rows(torch.arange(2), torch.tensor([[0], [3]]))
     computed = Computed(rows, torch.zeros(2, 3, *size), (torch.randn(2, 6, 4, 6),))
     geometry = Geometry(SPACE, [(8, 8)])
-    return Evaluation(computed, head, geometry, alignment, space)
+    return Evaluation(computed, head, geometry, alignment, space.head_input)
 
 
 def test_feature_space_scores_what_lies_and_merges_what_is_aligned():

@@ -1,4 +1,4 @@
-"""MM's own, unmodified `tools/test.py` runs mmdiscard, given `custom_imports` and `custom_hooks`."""
+"""MM's own, unmodified test tools run mmdiscard, given `custom_imports` and `custom_hooks`."""
 
 import importlib.util
 import json
