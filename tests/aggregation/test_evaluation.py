@@ -50,7 +50,7 @@ def evaluation(alignment, space, head, size=(32, 48)):
 def test_feature_space_scores_what_lies_and_merges_what_is_aligned():
     of = evaluation(BilinearAlignment(), FeatureSpace(), lambda levels, _: levels[0].mean((2, 3)))
     assert torch.equal(of.logits, of.computed.features[0].mean((2, 3)))
-    (merged,) = of._space.values(of)
+    (merged,) = FeatureSpace().values(of)
     assert torch.equal(merged[0], of.computed.features[0][0])
     assert not torch.allclose(merged[1], of.computed.features[0][1])
 
