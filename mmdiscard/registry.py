@@ -21,6 +21,7 @@ MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mmdi
 
 SEARCHES = Registry('search', scope=SCOPE, locations=['mmdiscard.search'])
 CRITERIA = Registry('criterion', scope=SCOPE, locations=['mmdiscard.search'])
+GATES = Registry('gate', scope=SCOPE, locations=['mmdiscard.search'])
 AGGREGATORS = Registry('aggregator', scope=SCOPE, locations=['mmdiscard.aggregation'])
 ALIGNMENTS = Registry('alignment', scope=SCOPE, locations=['mmdiscard.aggregation'])
 SPACES = Registry('aggregation space', scope=SCOPE, locations=['mmdiscard.aggregation'])

@@ -22,6 +22,9 @@ class Aggregator:
         MMDiscardError: if either is unknown, or ``'exact'`` is asked for features.
     """
 
+    #: whether a weight depends on what the model predicts for the row
+    needs_prediction = False
+
     def __init__(self, on: str = 'features', align: str = 'none') -> None:
         self.space = lookup(SPACES, on)()
         self.alignment = lookup(ALIGNMENTS, align)()
@@ -69,6 +72,8 @@ class EntropyAggregator(Aggregator):
 
     On dense logits every pixel has weights of its own.
     """
+
+    needs_prediction = True
 
     def weights(self, evaluation: Evaluation) -> Tensor:
         return (1 - self.space.entropy(evaluation)).clamp(min=SMALLEST_WEIGHT)

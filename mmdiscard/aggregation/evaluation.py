@@ -61,8 +61,12 @@ class Evaluation:
     @cached_property
     def entropy(self) -> Tensor:
         """Normalised entropy ``(M,)`` in 0..1 of each row, the mean over pixels if dense."""
-        entropy = normalized_entropy(self.logits)
-        return entropy if entropy.ndim == 1 else entropy.flatten(1).mean(1)
+        return _per_row(normalized_entropy(self.logits))
+
+    @cached_property
+    def margin(self) -> Tensor:
+        """Lead of the first class over the second, ``(M,)`` in 0..1, the mean if dense."""
+        return _per_row(probability_margin(self.logits))
 
     def shift(self, logits: Tensor) -> Tensor:
         """Displacement ``(M, 2)`` in whole pixels of ``logits``."""
@@ -79,8 +83,22 @@ def normalized_entropy(logits: Tensor) -> Tensor:
 
     A single channel is the logit of a binary decision.
     """
+    logp = _log_probabilities(logits)
+    return -(logp.exp() * logp).sum(1) / math.log(logp.shape[1])
+
+
+def probability_margin(logits: Tensor) -> Tensor:
+    """Lead of the first class over the second: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1."""
+    first, second = _log_probabilities(logits).exp().topk(2, dim=1).values.unbind(1)
+    return first - second
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
     logits = logits.float()
     if logits.shape[1] == 1:
         logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
-    logp = F.log_softmax(logits, dim=1)
-    return -(logp.exp() * logp).sum(1) / math.log(logits.shape[1])
+    return F.log_softmax(logits, dim=1)
+
+
+def _per_row(values: Tensor) -> Tensor:
+    return values if values.ndim == 1 else values.flatten(1).mean(1)

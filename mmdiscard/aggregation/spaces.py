@@ -12,6 +12,9 @@ from .evaluation import Evaluation, normalized_entropy
 class Space:
     """What of an evaluation is merged."""
 
+    #: whether the head runs on what was merged, rather than for every state
+    head_after = False
+
     def head_input(self, evaluation: Evaluation) -> Levels:
         """The features that the head reads for a single state."""
         raise NotImplementedError
@@ -32,6 +35,8 @@ class Space:
 @SPACES.register_module(name='features')
 class FeatureSpace(Space):
     """Merge aligned feature levels; the head then runs once on the result (the paper's way)."""
+
+    head_after = True
 
     def head_input(self, evaluation: Evaluation) -> Levels:
         return evaluation.computed.features

@@ -119,8 +119,10 @@ def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
         'img_path': str(sample.get('img_path', '')),
         'passes': [
             {
-                'states': result.states[index].tolist(),
-                'scores': None if result.scores is None else result.scores[index].tolist(),
+                'states': result.states[index][: result.counts[index]].tolist(),
+                'scores': None
+                if result.scores is None
+                else result.scores[index][: result.counts[index]].tolist(),
                 'cost': round(result.cost, 4),
                 'bound': round(result.bound, 4),
             }

@@ -1,12 +1,13 @@
 """What states cost: multiply-accumulates between groups, and the prefix-tree bound."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..search import Prices
 from ..subsampling import StateHooks
 
 
@@ -37,22 +38,19 @@ class CostModel:
         end = self.backbone if stop is None else self.before[stop]
         return end - start
 
-    def bound(self, states: Sequence[Sequence[int]], heads: float | None = None) -> float:
-        """The prefix-tree bound: every distinct prefix of ``states`` computed once.
+    def prices(self, head_per_state: bool = True, head_after: bool = False) -> Prices:
+        """What states cost.
 
         Args:
-            states: distinct states over the searched groups.
-            heads: how often the head runs; once per state if None.
-
-        Returns:
-            Cost in units of a plain forward.
+            head_per_state: whether the head runs for every state.
+            head_after: whether it runs on what was merged.
         """
-        edges = (0.0, *self.before, self.backbone)
-        segments = [
-            len({tuple(state[:depth]) for state in states}) * (edges[depth + 1] - edges[depth])
-            for depth in range(len(self.before) + 1)
-        ]
-        return sum(segments) + self.head * (len(states) if heads is None else heads)
+        return Prices(
+            before=self.before,
+            backbone=self.backbone,
+            head=self.head * head_per_state,
+            final=self.head * head_after,
+        )
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..aggregation import Aggregator, Evaluation, Geometry
 from ..errors import MMDiscardError
@@ -20,7 +21,7 @@ from ..execution import (
     RowExecutor,
     measure_cost,
 )
-from ..search import Rows, Search, SearchRounds, Signals
+from ..search import Feedback, Rows, Search, SearchRounds, Signals
 from ..subsampling import StateHooks, SubsamplingGroup, SubsamplingMap
 from ..subsampling.discovery import blank_image, inference_mode
 from .adapters import ModelAdapter
@@ -31,8 +32,11 @@ class SearchResult:
     """What the search did for one batch.
 
     Attributes:
-        states: ``(N, B, G)`` states of every image, in the order in which they were found.
-        scores: ``(N, B)`` their scores, lower is better; None where the search asks for none.
+        states: ``(N, B, G)`` states of every image, in the order in which they were found. Where
+            images used different numbers of states, the rest of a row is -1.
+        scores: ``(N, B)`` their scores, lower is better (the rest NaN); None where the search asks
+            for none.
+        counts: ``(N,)`` how many states each image used.
         cost: multiply-accumulates per image, in units of one plain forward.
         bound: the least they could be: every distinct prefix of the states computed once, and the
             head run as often as the aggregator and the criterion ask for. The mean over images.
@@ -40,6 +44,7 @@ class SearchResult:
 
     states: Tensor
     scores: Tensor | None
+    counts: Tensor
     cost: float
     bound: float
 
@@ -72,7 +77,9 @@ class Ensemble:
 
     Attributes:
         groups: the searched groups, in the order in which states index them.
-        cost_model: what the parts of the model cost, and the bound for any set of states.
+        cost_model: what the parts of the model cost.
+        prices: what states cost with this search and aggregator; ``prices.of(states)`` is the
+            prefix-tree bound of a set of states.
         last: `SearchResult` of the last batch; None before the first.
         listeners: called with every `SearchResult`.
     """
@@ -100,13 +107,19 @@ class Ensemble:
         except BaseException:
             self.detach()
             raise
+        self.prices = self.cost_model.prices(
+            head_per_state=search.needs_prediction
+            or aggregator.needs_prediction
+            or not aggregator.space.head_after,
+            head_after=aggregator.space.head_after,
+        )
         self._executor = PrefixExecutor(adapter.features, self._hooks, self.cost_model, max_rows)
         adapter.install(self.predict)
 
     @property
     def budget(self) -> int:
-        """Number of states per image, ``B``."""
-        return self.search.budget_for(self._space)
+        """Number of states per image at most, ``B``."""
+        return self.search.most_states(self._space, self.prices)
 
     def predict(self, images: Tensor, context: Any = None) -> Tensor:
         """Search, compute, align and merge.
@@ -119,12 +132,12 @@ class Ensemble:
             Logits ``(N, K)``, or ``(N, K, H, W)`` if dense.
         """
         batch = _Batch(self, images, context)
-        rounds = self.search.rounds(len(images), self._space)
-        if self.search.criterion is not None and self.search.criterion.needs_prediction:
+        rounds = self.search.rounds(len(images), self._space, self.prices)
+        if self.search.needs_prediction:
             rows, scores = _converse(rounds, partial(batch.take_in, more_to_come=True))
         else:
             # The states are known before anything is computed, so compute them in one go.
-            rows, scores = _converse(rounds, batch.score)
+            rows, scores = _converse(rounds, batch.judge)
             batch.take_in(rows)
         logits = batch.logits()
         self._publish(rows, scores, batch)
@@ -199,14 +212,20 @@ class Ensemble:
     def _publish(self, rows: Rows, scores: Tensor | None, batch: '_Batch') -> None:
         count = len(batch.images)
         by_image = rows.images.argsort(stable=True)
-        states = rows.states[by_image].unflatten(0, (count, -1))
-        heads = batch.heads / count
-        bounds = [self.cost_model.bound(own, heads) for own in states.tolist()]
+        counts = rows.images.bincount(minlength=count)
+        states = rows.states[by_image].split(counts.tolist())
         self.last = SearchResult(
-            states=states,
-            scores=None if scores is None else scores[by_image].unflatten(0, (count, -1)),
-            cost=batch.run.cost + self.cost_model.head * heads,
-            bound=sum(bounds) / count,
+            states=pad_sequence(states, batch_first=True, padding_value=-1),
+            scores=None
+            if scores is None
+            else pad_sequence(
+                scores[by_image].split(counts.tolist()),
+                batch_first=True,
+                padding_value=float('nan'),
+            ),
+            counts=counts,
+            cost=batch.run.cost + self.cost_model.head * batch.heads / count,
+            bound=sum(self.prices.of(own.tolist()) for own in states) / count,
         )
         for listener in self.listeners:
             listener(self.last)
@@ -228,9 +247,9 @@ class _Batch:
         self._context = ensemble.adapter.default_context(images) if context is None else context
         self._merge = ensemble.aggregator.merge(len(images))
 
-    def take_in(self, rows: Rows, more_to_come: bool = False) -> Tensor | None:
-        """Compute rows, merge them, and score them if the search looks at predictions."""
-        scores = None
+    def take_in(self, rows: Rows, more_to_come: bool = False) -> Feedback:
+        """Compute rows, merge them, and judge them if the search looks at predictions."""
+        parts = []
         for computed in self.run.compute(rows, more_to_come):
             evaluation = Evaluation(
                 computed,
@@ -240,23 +259,23 @@ class _Batch:
                 self.ensemble.aggregator.space.head_input,
             )
             if more_to_come:
-                part = self.score(computed.rows, evaluation)
-                scores = part.new_empty(len(rows)) if scores is None else scores
-                scores[computed.positions] = part
+                parts.append((computed.positions, self.judge(computed.rows, evaluation)))
             self._merge.add(evaluation)
-        return scores
+        return _in_order(parts)
 
-    def score(self, rows: Rows, evaluation: Evaluation | None = None) -> Tensor | None:
-        """Scores of rows; None where the search asks for none."""
-        criterion = self.ensemble.search.criterion
-        if criterion is None:
-            return None
+    def judge(self, rows: Rows, evaluation: Evaluation | None = None) -> Feedback:
+        """What the search is told of rows."""
+        search = self.ensemble.search
         signals = Signals(
             displacement=self.ensemble._space.displacement(rows.states),
             image_keys=lambda: image_keys(self.images)[rows.images],
             entropy=lambda: evaluation.entropy,
+            margin=lambda: evaluation.margin,
         )
-        return criterion.score(rows, signals)
+        return Feedback(
+            scores=search.criterion and search.criterion.score(rows, signals),
+            confident=search.gate and search.gate.confident(signals),
+        )
 
     def logits(self) -> Tensor:
         """The merged prediction."""
@@ -274,20 +293,36 @@ class _Batch:
 
 
 def _converse(
-    rounds: SearchRounds, answer: Callable[[Rows], Tensor | None]
+    rounds: SearchRounds, answer: Callable[[Rows], Feedback]
 ) -> tuple[Rows, Tensor | None]:
     """Answer a search until it ends; all its rows and their scores."""
     asked, scores = [next(rounds)], []
     while True:
-        scores.append(answer(asked[-1]))
+        feedback = answer(asked[-1])
+        scores.append(feedback.scores)
         try:
-            asked.append(rounds.send(scores[-1]))
+            asked.append(rounds.send(feedback))
         except StopIteration:
             break
     rows = Rows(
         torch.cat([rows.images for rows in asked]), torch.cat([rows.states for rows in asked])
     )
     return rows, None if scores[0] is None else torch.cat(scores)
+
+
+def _in_order(parts: list[tuple[Tensor, Feedback]]) -> Feedback:
+    """Feedback on parts as feedback on the rows in the order in which they were asked for."""
+    if not parts:
+        return Feedback()
+    order = torch.cat([positions for positions, _ in parts]).argsort()
+
+    def joined(values: list[Tensor | None]) -> Tensor | None:
+        return None if values[0] is None else torch.cat(values)[order]
+
+    return Feedback(
+        scores=joined([feedback.scores for _, feedback in parts]),
+        confident=joined([feedback.confident for _, feedback in parts]),
+    )
 
 
 def image_keys(images: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Which states: the greedy tree, criteria, known state sets. Pure: no model, no features."""
 
-from .base import Rows, Search, SearchRounds, check_budget
+from .base import Feedback, Rows, Search, SearchRounds
+from .budget import Budget, Prices
 from .criteria import (
     Criterion,
     DisplacementCriterion,
@@ -8,22 +9,28 @@ from .criteria import (
     RandomCriterion,
     Signals,
 )
+from .gates import EntropyGate, Gate, MarginGate
 from .greedy import GreedySearch
 from .known import ExhaustiveSearch, FixedStates, KnownStates, SpreadStates
 
 __all__ = [
+    'Budget',
     'Criterion',
     'DisplacementCriterion',
     'EntropyCriterion',
+    'EntropyGate',
     'ExhaustiveSearch',
+    'Feedback',
     'FixedStates',
+    'Gate',
     'GreedySearch',
     'KnownStates',
+    'MarginGate',
+    'Prices',
     'RandomCriterion',
     'Rows',
     'Search',
     'SearchRounds',
     'Signals',
     'SpreadStates',
-    'check_budget',
 ]

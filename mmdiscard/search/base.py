@@ -1,14 +1,15 @@
 """What a search is: a conversation about states and scores, without a model in sight."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..errors import MMDiscardError
+from ..registry import GATES, build
 from ..subsampling import StateSpace
+from .budget import Prices
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,42 @@ class Rows:
         return (slice(start, stop) for start, stop in pairwise(bounds) if stop > start)
 
 
-SearchRounds = Generator[Rows, Tensor, None]
+@dataclass(frozen=True)
+class Feedback:
+    """What a search is told of the rows it asked for.
+
+    Attributes:
+        scores: ``(M,)`` float on the CPU, lower is better; None if the search has no criterion.
+        confident: ``(M,)`` bool on the CPU; None if the search has no gate.
+    """
+
+    scores: Tensor | None = None
+    confident: Tensor | None = None
+
+
+SearchRounds = Generator[Rows, Feedback, None]
 
 
 class Search:
     """Chooses the states of every image. Subclasses implement `rounds`.
 
-    A search yields `Rows` and is sent their scores, ``(M,)`` float, lower is better; it ends when
-    its budget is spent.
+    A search yields `Rows` and is sent `Feedback`; it ends when its budget is spent.
+
+    Args:
+        gate: config of a gate, which lets confident images end with fewer states; None for none.
     """
 
     #: scores the rows; None for a search that asks for no scores
     criterion = None
+
+    def __init__(self, gate: Mapping[str, Any] | None = None) -> None:
+        self.gate = gate and build(GATES, gate)
+
+    @property
+    def needs_prediction(self) -> bool:
+        """Whether the next round depends on what the model predicts for this one."""
+        scored = self.criterion is not None and self.criterion.needs_prediction
+        return scored or self.gate is not None
 
     def prepare(self, space: StateSpace) -> None:
         """Check the search against the groups it will run on.
@@ -58,36 +83,15 @@ class Search:
         """
         raise NotImplementedError
 
-    def budget_for(self, space: StateSpace) -> int:
-        """Number of states a prediction uses, ``B``."""
+    def most_states(self, space: StateSpace, prices: Prices) -> int:
+        """Number of states that a prediction uses at most, ``B``."""
         raise NotImplementedError
 
-    def rounds(self, num_images: int, space: StateSpace) -> SearchRounds:
-        """Yield rows round by round for ``num_images`` images; the first is the default state."""
+    def rounds(self, num_images: int, space: StateSpace, prices: Prices) -> SearchRounds:
+        """Yield rows round by round for ``num_images`` images."""
         raise NotImplementedError
 
 
-def check_budget(budget: int, space: StateSpace | None = None) -> int:
-    """Return ``budget`` if it is a whole number from 1 to the number of states.
-
-    Raises:
-        MMDiscardError: otherwise.
-    """
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise MMDiscardError(f'budget must be a whole number of states, at least 1; got {budget!r}')
-    if space is not None and budget > len(space):
-        sizes = ' x '.join(str(group.num_indices) for group in space.groups)
-        raise MMDiscardError(
-            f'budget {budget} is more than the {len(space)} states ({sizes}) of the searched '
-            f'groups ({", ".join(group.name for group in space.groups)}); lower it or search '
-            'more groups'
-        )
-    return budget
-
-
-def same_for_all(states: Tensor, num_images: int) -> Rows:
-    """Every image in each of ``states``: ``(P, G)`` -> ``P * num_images`` rows, state by state."""
-    return Rows(
-        images=torch.arange(num_images).repeat(len(states)),
-        states=states.repeat_interleave(num_images, 0),
-    )
+def each_of(states: Tensor, images: Tensor) -> Rows:
+    """Each of ``images`` in each of ``states``: ``(P, G)``, ``(m,)`` -> ``P * m`` rows."""
+    return Rows(images.repeat(len(states)), states.repeat_interleave(len(images), 0))

@@ -20,11 +20,13 @@ class Signals:
         image_keys: gives ``(M,)`` long, the same for the same image in whatever batch or process.
         entropy: gives ``(M,)``, the normalised entropy in 0..1 of the row's prediction (for dense
             outputs, its mean over pixels); costs a prediction, so it is called only when needed.
+        margin: gives ``(M,)``, likewise the lead of the first class over the second, in 0..1.
     """
 
     displacement: Tensor
     image_keys: Callable[[], Tensor]
     entropy: Callable[[], Tensor]
+    margin: Callable[[], Tensor]
 
 
 class Criterion:

@@ -1,13 +1,20 @@
 """Greedy best-first search over selection indices (paper, section 3.2)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 
+from ..errors import MMDiscardError
 from ..registry import CRITERIA, SEARCHES, build
 from ..subsampling import StateSpace
-from .base import Rows, Search, SearchRounds, check_budget, same_for_all
+from .base import Feedback, Rows, Search, SearchRounds
+from .budget import Budget, Prices
 
 WORST = float(np.finfo(np.float32).max)
+ROUNDING = 1e-9
+ORDERS = {'shallow_first': slice(None), 'deep_first': slice(None, None, -1)}
 
 
 @SEARCHES.register_module()
@@ -23,73 +30,121 @@ class GreedySearch(Search):
     image, whichever group they are at.
 
     Args:
-        budget: number of states per image, ``B``.
+        budget: number of states per image, ``B``, or what they may cost: ``dict(cost=2.0)`` for at
+            most two plain forwards per image. A group that cannot be paid for is passed over.
         criterion: config of a criterion.
+        order: which group is decided first: ``'shallow_first'`` (the paper) or ``'deep_first'``,
+            where the first states are the cheapest.
+        gate: config of a gate.
 
     Raises:
-        MMDiscardError: if the budget is not a whole number from 1 to the number of states.
+        MMDiscardError: if the budget is not a whole number from 1 to the number of states nor a
+            cost of at least 1, or the order is unknown.
     """
 
-    def __init__(self, budget: int, criterion: dict | None = None) -> None:
-        self.budget = check_budget(budget)
+    def __init__(
+        self,
+        budget: int | Mapping[str, Any],
+        criterion: Mapping[str, Any] | None = None,
+        order: str = 'shallow_first',
+        gate: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(gate)
+        if order not in ORDERS:
+            raise MMDiscardError(f'unknown order {order!r}; choose one of {", ".join(ORDERS)}')
+        self.budget = Budget.parse(budget)
         self.criterion = build(CRITERIA, criterion or dict(type='EntropyCriterion'))
+        self.order = order
 
     def prepare(self, space: StateSpace) -> None:
-        check_budget(self.budget, space)
+        self.budget.check(space)
 
-    def budget_for(self, space: StateSpace) -> int:
-        return self.budget
+    def most_states(self, space: StateSpace, prices: Prices) -> int:
+        return self.budget.most_states(space, prices)
 
-    def rounds(self, num_images: int, space: StateSpace) -> SearchRounds:
-        tree = _Trees(num_images, self.budget, space)
-        tree.scores[:, 0] = _finite((yield same_for_all(space.default(1), num_images)))
+    def rounds(self, num_images: int, space: StateSpace, prices: Prices) -> SearchRounds:
+        columns = range(space.num_groups)[ORDERS[self.order]]
+        tree = _Trees(num_images, self.most_states(space, prices), space, columns)
+        tree.limit_cost(self.budget.cost, prices)
+        tree.learn(tree.every, np.zeros_like(tree.every), (yield tree.roots()))
         while tree.growing().any():
             images, nodes = tree.expand()
             if len(images):
                 rows = Rows(torch.from_numpy(images), torch.from_numpy(tree.states[images, nodes]))
-                tree.scores[images, nodes] = _finite((yield rows))
+                tree.learn(images, nodes, (yield rows))
 
 
 class _Trees:
     """One tree per image, as arrays: nodes are states, entries are nodes with a group to decide.
 
     Entries stand in creation order, so the first of equal scores is the oldest.
+
+    Args:
+        num_images: number of trees.
+        most: how many states a tree can have.
+        space: the states.
+        columns: the groups, as columns of a state, in the order in which they are decided.
     """
 
-    def __init__(self, num_images: int, budget: int, space: StateSpace) -> None:
-        self.budget = budget
-        self.sizes = np.array([group.num_indices for group in space.groups])
-        self.states = np.zeros((num_images, budget, len(self.sizes)), dtype=np.int64)
-        self.scores = np.full((num_images, budget), WORST, dtype=np.float32)
+    def __init__(self, num_images: int, most: int, space: StateSpace, columns: range) -> None:
+        self.most = most
+        self.columns = np.array(columns)
+        self.sizes = np.array([space.groups[column].num_indices for column in columns])
+        self.states = np.zeros((num_images, most, len(columns)), dtype=np.int64)
+        self.scores = np.full((num_images, most), WORST, dtype=np.float32)
         self.count = np.ones(num_images, dtype=np.int64)
+        self.finished = np.zeros(num_images, dtype=bool)
+        self.left = np.full(num_images, np.inf)  # plain forwards that may still be spent
+        self.price = np.zeros(len(columns))  # of a state that branches off at the group
+        self.cheapest = np.zeros(len(columns))  # of those that branch off there or later
         self.entry_node = np.zeros((num_images, 1), dtype=np.int64)
         self.entry_group = np.zeros((num_images, 1), dtype=np.int64)
         self.entry_open = np.ones((num_images, 1), dtype=bool)
-        self._every = np.arange(num_images)
+        self.every = np.arange(num_images)
+
+    def roots(self) -> Rows:
+        """The default state of every image."""
+        return Rows(torch.from_numpy(self.every), torch.from_numpy(self.states[:, 0]))
+
+    def limit_cost(self, cost: float | None, prices: Prices) -> None:
+        """Spend at most ``cost`` plain forwards per image."""
+        if cost is not None:
+            self.left[:] = cost - prices.root + ROUNDING
+            self.price[:] = [prices.branch(int(column)) for column in self.columns]
+            self.cheapest[:] = np.minimum.accumulate(self.price[::-1])[::-1]
+
+    def learn(self, images: np.ndarray, nodes: np.ndarray, feedback: Feedback) -> None:
+        """Take in what became of some nodes."""
+        self.scores[images, nodes] = _finite(feedback.scores)
+        if feedback.confident is not None:
+            self.finished[images[feedback.confident.numpy()]] = True
 
     def growing(self) -> np.ndarray:
         """``(N,)`` bool: which images have budget left and something to expand."""
-        return (self.count < self.budget) & self.entry_open.any(1)
+        self.entry_open &= self.cheapest[self.entry_group] <= self.left[:, None]
+        return (self.count < self.most) & self.entry_open.any(1) & ~self.finished
 
     def expand(self) -> tuple[np.ndarray, np.ndarray]:
         """Expand the best entry of every growing image; the new nodes as (images, nodes)."""
-        growing, every = self.growing(), self._every
+        growing, every = self.growing(), self.every
         scores = np.take_along_axis(self.scores, self.entry_node, 1)
         best = np.where(self.entry_open, scores, np.inf).argmin(1)
         parent, group = self.entry_node[every, best], self.entry_group[every, best]
         self.entry_open[every, best] &= ~growing
 
         index = np.arange(1, self.sizes.max())
-        room = self.budget - self.count
+        affordable = self.left / np.maximum(self.price[group], ROUNDING)
+        room = np.minimum(self.most - self.count, affordable.clip(max=self.most).astype(np.int64))
         new = growing[:, None] & (index < self.sizes[group][:, None]) & (index <= room[:, None])
         slot, images = new.T.nonzero()
         nodes = self.count[images] + slot
         self.states[images, nodes] = self.states[images, parent[images]]
-        self.states[images, nodes, group[images]] = index[slot]
+        self.states[images, nodes, self.columns[group[images]]] = index[slot]
 
         child = np.where(new, self.count[:, None] + index - 1, 0)
         self._push(np.c_[parent, child], group + 1, np.c_[growing, new])
         self.count += new.sum(1)
+        self.left -= new.sum(1) * self.price[group]
         return images, nodes
 
     def _push(self, nodes: np.ndarray, group: np.ndarray, valid: np.ndarray) -> None:

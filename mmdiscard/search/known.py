@@ -1,31 +1,52 @@
 """Searches whose states are known before any image is seen."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..errors import MMDiscardError
 from ..registry import SEARCHES
 from ..subsampling import StateSpace
-from .base import Search, SearchRounds, check_budget, same_for_all
+from .base import Search, SearchRounds, each_of
+from .budget import Budget, Prices
 
 MAX_ENUMERATED = 2**20
+ROUNDING = 1e-9
 
 
 class KnownStates(Search):
-    """The same states for every image. Subclasses implement `states_in`."""
+    """The same states for every image. Subclasses implement `states_in`.
 
-    def states_in(self, space: StateSpace) -> Tensor:
-        """``(B, G)`` states, the default state first where it is one of them."""
+    With a gate, every image begins with the first state, and only those that are not confident go
+    on to the rest.
+    """
+
+    def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
+        """``(B, G)`` states, the default state first where it is one of them.
+
+        Args:
+            space: the states there are.
+            prices: what they cost; None before that is known, when a budget in costs counts as the
+                whole space.
+        """
         raise NotImplementedError
 
     def prepare(self, space: StateSpace) -> None:
         self.states_in(space)
 
-    def budget_for(self, space: StateSpace) -> int:
-        return len(self.states_in(space))
+    def most_states(self, space: StateSpace, prices: Prices) -> int:
+        return len(self.states_in(space, prices))
 
-    def rounds(self, num_images: int, space: StateSpace) -> SearchRounds:
-        yield same_for_all(self.states_in(space), num_images)
+    def rounds(self, num_images: int, space: StateSpace, prices: Prices) -> SearchRounds:
+        states = self.states_in(space, prices)
+        images = torch.arange(num_images)
+        if self.gate is not None:
+            feedback = yield each_of(states[:1], images)
+            states, images = states[1:], images[~feedback.confident]
+        if len(states) and len(images):
+            yield each_of(states, images)
 
 
 @SEARCHES.register_module()
@@ -34,15 +55,17 @@ class FixedStates(KnownStates):
 
     Args:
         states: ``B`` lists of one selection index per searched group.
+        gate: config of a gate.
 
     Raises:
         MMDiscardError: if states do not fit the groups, or one stands twice.
     """
 
-    def __init__(self, states: list[list[int]]) -> None:
+    def __init__(self, states: list[list[int]], gate: Mapping[str, Any] | None = None) -> None:
+        super().__init__(gate)
         self.states = states
 
-    def states_in(self, space: StateSpace) -> Tensor:
+    def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
         try:
             states = space.check(torch.tensor(self.states))
         except (TypeError, ValueError, RuntimeError) as error:
@@ -56,14 +79,19 @@ class FixedStates(KnownStates):
 class ExhaustiveSearch(KnownStates):
     """Every state there is, late groups varying first.
 
+    Args:
+        max_states: refuse more than this.
+        gate: config of a gate.
+
     Raises:
         MMDiscardError: if there are more than ``max_states``.
     """
 
-    def __init__(self, max_states: int = 1024) -> None:
+    def __init__(self, max_states: int = 1024, gate: Mapping[str, Any] | None = None) -> None:
+        super().__init__(gate)
         self.max_states = max_states
 
-    def states_in(self, space: StateSpace) -> Tensor:
+    def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
         if len(space) > self.max_states:
             raise MMDiscardError(
                 f'ExhaustiveSearch over {len(space)} states is more than max_states='
@@ -82,34 +110,48 @@ class SpreadStates(KnownStates):
     computation with the default state.
 
     Args:
-        budget: number of states, ``B``.
+        budget: number of states, ``B``, or what they may cost: ``dict(cost=2.0)`` for at most two
+            plain forwards, which ends the selection at the first state that cannot be paid for.
+        gate: config of a gate.
 
     Raises:
-        MMDiscardError: if the budget is not a whole number from 1 to the number of states.
+        MMDiscardError: if the budget is not a whole number from 1 to the number of states nor a
+            cost of at least 1.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = check_budget(budget)
+    def __init__(
+        self, budget: int | Mapping[str, Any], gate: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(gate)
+        self.budget = Budget.parse(budget)
 
-    def states_in(self, space: StateSpace) -> Tensor:
-        check_budget(self.budget, space)
+    def prepare(self, space: StateSpace) -> None:
+        self.budget.check(space)
         if len(space) > MAX_ENUMERATED:
             raise MMDiscardError(
                 f'SpreadStates cannot spread over {len(space)} states; search fewer groups'
             )
+
+    def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
+        self.prepare(space)
         states = space.first(len(space))
         displacement = space.displacement(states)
-        chosen = [0]
-        distance = self._distance(displacement, displacement[0], space.period)
-        while len(chosen) < self.budget:
-            distance[
-                chosen[-1]
-            ] = -1  # states of equal displacement stay available, chosen ones not
+        chosen: list[int] = []
+        distance = torch.full((len(states),), torch.iinfo(torch.long).max)
+        while len(chosen) < (self.budget.states or len(space)):
             farthest = int((distance == distance.max()).nonzero()[0])
+            if chosen and not self._affordable(states[[*chosen, farthest]], prices):
+                break
             chosen.append(farthest)
             new = self._distance(displacement, displacement[farthest], space.period)
             distance = torch.minimum(distance, new)
+            distance[farthest] = -1  # states of equal displacement stay available, this one not
         return states[chosen]
+
+    def _affordable(self, states: Tensor, prices: Prices | None) -> bool:
+        if self.budget.cost is None or prices is None:
+            return True
+        return prices.of(states.tolist()) <= self.budget.cost + ROUNDING
 
     @staticmethod
     def _distance(a: Tensor, b: Tensor, period: tuple[int, int]) -> Tensor:

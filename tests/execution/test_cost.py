@@ -32,10 +32,13 @@ def test_a_hand_counted_network():
 
 def test_the_bound_by_hand():
     cost = CostModel(before=(0.5, 0.7), backbone=0.9, num_levels=1, macs=1)
-    assert cost.bound([(0, 0)]) == pytest.approx(1)
-    assert cost.bound([(0, 0), (0, 1)]) == pytest.approx(0.7 + 2 * 0.2 + 2 * 0.1)
-    assert cost.bound([(0, 0), (1, 0)]) == pytest.approx(0.5 + 2 * 0.2 + 2 * 0.2 + 2 * 0.1)
-    assert cost.bound([(0, 0), (1, 0)], heads=1) == pytest.approx(1.4)
+    prices = cost.prices()
+    assert prices.root == pytest.approx(1) == prices.of([(0, 0)])
+    assert prices.branch(1) == pytest.approx(0.3)
+    assert prices.of([(0, 0), (0, 1)]) == pytest.approx(0.7 + 2 * 0.2 + 2 * 0.1)
+    assert prices.of([(0, 0), (1, 0)]) == pytest.approx(0.5 + 2 * 0.2 + 2 * 0.2 + 2 * 0.1)
+    once = cost.prices(head_per_state=False, head_after=True)
+    assert once.of([(0, 0), (1, 0)]) == pytest.approx(0.5 + 2 * 0.2 + 2 * 0.2 + 0.1)
 
 
 def test_all_states_of_a_real_backbone():
@@ -46,4 +49,6 @@ def test_all_states_of_a_real_backbone():
     states = list(product(range(4), repeat=2))
     first, second = cost.before
     assert 0 < first < second < cost.backbone == 1
-    assert cost.bound(states) == pytest.approx(first + 4 * (second - first) + 16 * (1 - second))
+    assert cost.prices().of(states) == pytest.approx(
+        first + 4 * (second - first) + 16 * (1 - second)
+    )

@@ -129,7 +129,7 @@ def test_without_the_default_state(setup):
 def test_cost_is_the_bound_for_a_backbone_of_one_level(setup):
     states = random_states(setup.space, 12)
     _, run = setup.reused([rows_of(states)])
-    bound = setup.cost.bound(states.tolist(), heads=0)
+    bound = setup.cost.prices(head_per_state=False).of(states.tolist())
     if len(setup.plain(rows_of(states[:1]))) == 1:
         assert run.cost == pytest.approx(bound)
     else:  # the shallow levels of a parent that nobody asked for cost its whole forward

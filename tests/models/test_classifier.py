@@ -247,3 +247,39 @@ def test_through_the_inferencer_of_mmpretrain():
         assert not np.array_equal(asked(), plain)
         assert ensemble.last.states.shape == (2, 4, 3)
     assert np.array_equal(asked(), plain)
+
+
+def test_a_gate_leaves_confident_images_plain():
+    model, batch = classifier(), images(6)
+    plain = scores(model, batch)
+    entropy = torch.special.entr(plain).sum(-1) / np.log(7)
+    threshold = float(entropy.sort().values[2:4].mean())
+    gate = dict(type='EntropyGate', threshold=threshold)
+    groups = dict(groups='all')
+    for search in (
+        dict(type='SpreadStates', budget=4, gate=gate),
+        dict(type='GreedySearch', budget=4, gate=dict(type='MarginGate', threshold=1.0)),
+    ):
+        with mmdiscard.attach(model, subsampling=groups, search=search) as ensemble:
+            merged = scores(model, batch)
+            last = ensemble.last
+        stopped = last.counts == 1
+        if search['type'] == 'SpreadStates':
+            assert torch.equal(stopped, entropy <= threshold) and 0 < stopped.sum() < 6
+            torch.testing.assert_close(merged[stopped], plain[stopped], rtol=1e-5, atol=1e-6)
+            assert (last.states[stopped, 1:] == -1).all() and (last.states[~stopped] >= 0).all()
+        else:
+            assert not stopped.any()
+        assert last.bound <= last.cost + 1e-6 < 4.001
+
+
+@pytest.mark.parametrize('order', ['shallow_first', 'deep_first'])
+def test_a_cost_budget_is_what_is_spent(order):
+    model, batch = classifier(), images(3)
+    search = dict(type='GreedySearch', budget=dict(cost=2.0), order=order)
+    with mmdiscard.attach(model, subsampling=dict(groups='all'), search=search) as ensemble:
+        scores(model, batch)
+        last, prices = ensemble.last, ensemble.prices
+    assert 1 < last.bound <= last.cost + 1e-6 <= 2 + 1e-5
+    assert last.bound + max(map(prices.branch, range(5))) > 2
+    assert (last.counts > 1).all()

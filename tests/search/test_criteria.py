@@ -19,6 +19,7 @@ def signals(displacement=None, keys=None, entropy=None):
         displacement=displacement,
         image_keys=unavailable if keys is None else lambda: torch.tensor(keys),
         entropy=unavailable if entropy is None else lambda: entropy,
+        margin=unavailable,
     )
 
 

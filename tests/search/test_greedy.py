@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdiscard import MMDiscardError
-from mmdiscard.search import GreedySearch, Rows
+from mmdiscard.search import Feedback, GreedySearch, Prices, Rows
 from mmdiscard.subsampling import StateSpace, SubsamplingGroup
 
 FACTORS = [(1, 1), (2, 1), (1, 3), (2, 2), (2, 3), (3, 3)]
@@ -19,9 +19,10 @@ def space_of(*factors):
     return StateSpace([SubsamplingGroup(f'g{i}', (), f, (1, 1)) for i, f in enumerate(factors)])
 
 
-def run(budget, space, tables):
+def run(budget, space, tables, prices=None, confident=None, **options):
     """States per image, and the rows of every round, for scores looked up in ``tables``."""
-    rounds = GreedySearch(budget).rounds(len(tables), space)
+    prices = prices or Prices((0.0,) * space.num_groups, 0.0, 0.0)
+    rounds = GreedySearch(budget, **options).rounds(len(tables), space, prices)
     found, asked = [[] for _ in tables], []
     rows = next(rounds)
     try:
@@ -30,7 +31,8 @@ def run(budget, space, tables):
             pairs = list(zip(rows.images.tolist(), map(tuple, rows.states.tolist()), strict=True))
             for image, state in pairs:
                 found[image].append(state)
-            rows = rounds.send(torch.tensor([tables[image][state] for image, state in pairs]))
+            scores = torch.tensor([tables[image][state] for image, state in pairs])
+            rows = rounds.send(Feedback(scores, confident and confident(scores)))
     except StopIteration:
         return found, asked
 
@@ -142,3 +144,57 @@ def test_unknown_criteria_are_refused(criterion, words):
 def test_runs_split_where_an_image_comes_again():
     rows = Rows(torch.tensor([0, 2, 0, 1, 2, 2]), torch.zeros(6, 1))
     assert list(rows.runs()) == [slice(0, 2), slice(2, 5), slice(5, 6)]
+
+
+# ------------------------------------------------------------------------- order, costs and gates
+@settings(max_examples=50, deadline=None)
+@given(problems())
+def test_deep_first_is_shallow_first_with_the_groups_turned_round(problem):
+    space, budget, tables = problem
+    turned = StateSpace(space.groups[::-1])
+    mirrored = [{state[::-1]: score for state, score in table.items()} for table in tables]
+    found, _ = run(budget, space, tables, order='deep_first')
+    expected, _ = run(budget, turned, mirrored)
+    assert found == [[state[::-1] for state in states] for states in expected]
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(), st.floats(1, 6), st.sampled_from(['shallow_first', 'deep_first']))
+def test_a_cost_budget_is_kept_and_spent(problem, cost, order):
+    space, _, tables = problem
+    shares = [column / (space.num_groups + 1) for column in range(space.num_groups)]
+    prices = Prices(tuple(0.75 * share for share in shares), backbone=0.75, head=0.25)
+    found, _ = run(dict(cost=cost), space, tables, prices, order=order)
+    branch = [prices.branch(c) for c, group in enumerate(space.groups) if group.num_indices > 1]
+    for states in found:
+        assert len(set(states)) == len(states)
+        assert prices.of(states) <= cost + 1e-6
+        assert len(states) == len(space) or prices.of(states) + max(branch) > cost - 1e-6
+
+
+def test_a_gate_ends_an_image_once_a_state_is_confident():
+    space = space_of((2, 2), (2, 2))
+    never = {state: 0.5 for state in space}
+    at_once = never | {(0, 0): 0.1}
+    in_the_second_round = never | {(2, 0): 0.1}
+    found, _ = run(
+        12, space, [never, at_once, in_the_second_round], confident=lambda scores: scores < 0.2
+    )
+    assert [len(states) for states in found] == [12, 1, 4]
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (dict(budget=dict(cost=0.5)), 'the first state is one'),
+        (dict(budget=dict(cost='2')), 'the first state is one'),
+        (dict(budget=dict(price=2)), 'takes `states` and `cost`'),
+        (dict(budget={}), 'takes `states` and `cost`'),
+        (dict(budget=4, order='random'), "unknown order 'random'"),
+        (dict(budget=4, gate=dict(type='EntropyGate', threshold=2)), 'threshold from 0 to 1'),
+        (dict(budget=4, gate=dict(type='Gate')), 'unknown gate'),
+    ],
+)
+def test_orders_costs_and_gates_that_make_no_sense_are_refused(options, words):
+    with pytest.raises(MMDiscardError, match=words):
+        GreedySearch(**options)

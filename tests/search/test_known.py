@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmdiscard import MMDiscardError
-from mmdiscard.search import ExhaustiveSearch, FixedStates, SpreadStates
+from mmdiscard.search import ExhaustiveSearch, Feedback, FixedStates, Prices, SpreadStates
 from mmdiscard.subsampling import StateSpace, SubsamplingGroup
 
 
@@ -80,12 +80,41 @@ def test_more_states_than_can_be_enumerated_are_refused():
         SpreadStates(4).prepare(StateSpace([group(str(i), 4, 1) for i in range(6)]))
 
 
+FREE = Prices(before=(0.0, 0.0), backbone=0.0, head=0.0)
+THIRDS = Prices(before=(0.25, 0.5), backbone=0.75, head=0.25)
+
+
+def test_a_gate_keeps_confident_images_at_the_first_state():
+    search = FixedStates([[0, 0], [0, 1], [3, 2]], gate=dict(type='EntropyGate', threshold=0.2))
+    assert search.needs_prediction
+    rounds = search.rounds(3, TWICE, FREE)
+    assert next(rounds).states.tolist() == [[0, 0]] * 3
+    rows = rounds.send(Feedback(confident=torch.tensor([True, False, False])))
+    assert rows.images.tolist() == [1, 2, 1, 2]
+    assert rows.states.tolist() == [[0, 1], [0, 1], [3, 2], [3, 2]]
+    with pytest.raises(StopIteration):
+        rounds.send(Feedback(confident=torch.tensor([False] * 4)))
+
+
+def test_spread_states_end_where_the_money_does():
+    # One state of the late group costs half a forward, one that changes the early group 0.75.
+    everything = SpreadStates(16).states_in(TWICE)
+    for cost in (1.0, 1.5, 1.9, 2.3, 3.0, 99.0):
+        states = SpreadStates(dict(cost=cost)).states_in(TWICE, THIRDS)
+        assert states.tolist() == everything[: len(states)].tolist()
+        assert THIRDS.of(states.tolist()) <= cost + 1e-6
+        more = everything[: len(states) + 1].tolist()
+        assert len(states) == 16 or THIRDS.of(more) > cost
+    both = SpreadStates(dict(cost=99.0, states=3))
+    assert len(both.states_in(TWICE, THIRDS)) == 3
+
+
 def test_fixed_states_are_given_to_every_image():
     search = FixedStates([[0, 1], [3, 2]])
-    (rows,) = search.rounds(2, TWICE)
+    (rows,) = search.rounds(2, TWICE, FREE)
     assert rows.images.tolist() == [0, 1, 0, 1]
     assert rows.states.tolist() == [[0, 1], [0, 1], [3, 2], [3, 2]]
-    assert search.budget_for(TWICE) == 2
+    assert search.most_states(TWICE, FREE) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Budgets: how many states a prediction uses, or what they may cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import MMDiscardError
+from ..subsampling import StateSpace
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What states cost, in units of a plain forward (backbone and head together are 1).
+
+    Attributes:
+        before: per searched group, the share that is computed before its first member.
+        backbone: the whole backbone.
+        head: the head, as often as it runs per state (0 where it runs on the merged features only).
+        final: the head on the merged features (0 where it does not run again).
+    """
+
+    before: tuple[float, ...]
+    backbone: float
+    head: float
+    final: float = 0.0
+
+    @property
+    def root(self) -> float:
+        """The first state."""
+        return self.backbone + self.head + self.final
+
+    def branch(self, column: int) -> float:
+        """One more state that differs from a computed one from the group ``column`` on."""
+        return self.backbone - self.before[column] + self.head
+
+    def of(self, states: Sequence[Sequence[int]]) -> float:
+        """The prefix-tree bound: every distinct prefix of ``states`` computed once."""
+        edges = (0.0, *self.before, self.backbone)
+        segments = (
+            len({tuple(state[:depth]) for state in states}) * (edges[depth + 1] - edges[depth])
+            for depth in range(len(self.before) + 1)
+        )
+        return sum(segments) + self.head * len(states) + self.final
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most so many states, at most so much cost, or both.
+
+    Attributes:
+        states: number of states per image, at least 1; None for no bound.
+        cost: plain forwards per image, at least 1; None for no bound.
+    """
+
+    states: int | None = None
+    cost: float | None = None
+
+    @classmethod
+    def parse(cls, value: Any) -> 'Budget':
+        """Read a budget as configs write it: ``10``, ``dict(cost=2.0)``, or both in a dict.
+
+        Raises:
+            MMDiscardError: if it is neither, or too small.
+        """
+        if not isinstance(value, Mapping):
+            return cls(states=_check_states(value))
+        unknown = value.keys() - {'states', 'cost'}
+        if unknown or not value:
+            raise MMDiscardError(
+                f'budget takes `states` and `cost`, such as dict(cost=2.0); got {dict(value)}'
+            )
+        states, cost = value.get('states'), value.get('cost')
+        number = isinstance(cost, int | float) and not isinstance(cost, bool)
+        if cost is not None and not (number and 1 <= cost < math.inf):
+            raise MMDiscardError(
+                'budget: cost is counted in plain forwards, and the first state is one; it has to '
+                f'be a number of at least 1, got {cost!r}'
+            )
+        return cls(None if states is None else _check_states(states), cost)
+
+    def check(self, space: StateSpace) -> None:
+        """Check that there are as many states.
+
+        Raises:
+            MMDiscardError: if not.
+        """
+        if self.states is not None and self.states > len(space):
+            sizes = ' x '.join(str(group.num_indices) for group in space.groups)
+            raise MMDiscardError(
+                f'budget {self.states} is more than the {len(space)} states ({sizes}) of the '
+                f'searched groups ({", ".join(group.name for group in space.groups)}); lower it or '
+                'search more groups'
+            )
+
+    def most_states(self, space: StateSpace, prices: Prices) -> int:
+        """How many states an image can have at most."""
+        most = len(space) if self.states is None else self.states
+        if self.cost is not None:
+            cheapest = min(map(prices.branch, range(space.num_groups)))
+            most = min(most, 1 + whole_times(self.cost - prices.root, cheapest))
+        return most
+
+
+def whole_times(amount: float, price: float) -> int:
+    """How often ``price`` fits into ``amount``, a rounding error allowed for."""
+    return max(0, math.floor(amount / max(price, 1e-9) + 1e-6))
+
+
+def _check_states(states: Any) -> int:
+    if isinstance(states, bool) or not isinstance(states, int) or states < 1:
+        raise MMDiscardError(f'budget must be a whole number of states, at least 1; got {states!r}')
+    return states
