@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..execution import Levels
-from ..subsampling.discovery import as_levels
+from ..subsampling.backbone import as_levels, with_levels, without_tensors
 
 
 class BackboneSeam:
@@ -25,7 +25,7 @@ class BackboneSeam:
         self._had_own_forward = 'forward' in vars(backbone)
         self._forward = backbone.forward
         self._fed: Any = None
-        self._single = False
+        self._form: Any = None
         backbone.forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -36,13 +36,13 @@ class BackboneSeam:
     def run(self, images: Tensor) -> Levels:
         """Run the backbone: ``(M, 3, H, W)`` to its output levels."""
         output = self._backbone(images)
-        self._single = isinstance(output, Tensor)
+        self._form = without_tensors(output)
         return as_levels(output)
 
     @contextmanager
     def feeding(self, levels: Levels) -> Iterator[None]:
-        """Let the backbone return ``levels`` instead of running."""
-        self._fed = levels[0] if self._single else tuple(levels)
+        """Let the backbone return ``levels`` instead of running, in the form of its last run."""
+        self._fed = with_levels(self._form, levels)
         try:
             yield
         finally:

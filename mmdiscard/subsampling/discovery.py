@@ -3,26 +3,27 @@
 Layers that subsample are grouped by input stride and factor, in execution order. Not every strided
 layer is on the trunk: spatial-reduction attention, for one, subsamples keys and values only. A
 group is on the trunk if and only if it is a *cut*: with its outputs held constant, nothing of the
-image reaches the deepest feature map. That is tested by feeding an image of NaN, which survives
-every arithmetic operation (zero-initialised weights included), and looking for NaN in the output.
-Members that the cut does not need are dropped, so a group is the smallest cut.
+image reaches the deepest feature map. Members that the cut does not need are dropped, so a group is
+the smallest cut. Every other level must not depend on the group at all: where what it moves meets
+what it does not move, as at the skips of an encoder-decoder, no state of it agrees with itself.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import MMDiscardError
+from .backbone import Size, as_levels, blank_image, inference_mode
+from .cuts import levels_touched, smallest_cut
 from .layers import subsampling_factor, unsupported_because
 from .state import SubsamplingGroup
 
-Size = tuple[int, int]
+# Sizes are off strides by their paddings, but never by half of the smallest factor.
+BLUR = math.log(1.5)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class SubsamplingMap:
         strides: stride (Sy, Sx) in image pixels of every output level of the backbone; (0, 0) for
             an output that is not a map.
         rejected: strided layers that are not searched, and why.
+        unseen: strides that no layer explains: something subsamples inside a forward, by a function
+            or by slicing, where no hook can reach it.
         input_size: ``(H, W)`` of the image it was traced with.
     """
 
@@ -41,6 +44,7 @@ class SubsamplingMap:
     strides: tuple[Size, ...]
     rejected: dict[str, str]
     input_size: Size
+    unseen: tuple[Size, ...] = ()
 
 
 def find_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> list[SubsamplingGroup]:
@@ -68,16 +72,22 @@ def map_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> Subsa
         times_called = Counter(name for name, _, _ in calls)
         groups, rejected = [], {}
         for (stride, factor), names in candidates.items():
-            members, levels = _smallest_cut(backbone, list(dict.fromkeys(names)), input_size)
+            names = list(dict.fromkeys(names))
+            members, levels = smallest_cut(backbone, names, input_size)
             reasons = _refusals(backbone, names, members, times_called)
+            if members:
+                mixed = set(levels_touched(backbone, members, input_size)) - set(levels)
+                reasons |= dict.fromkeys(members, _mixing(mixed)) if mixed else {}
             rejected |= reasons
             if members and not reasons.keys() & members:
                 groups.append(SubsamplingGroup(_common(members), members, factor, stride, levels))
+        strides = tuple(ruler.level_stride(shape) for shape in shapes)
     return SubsamplingMap(
         groups=tuple(_with_unique_names(groups)),
-        strides=tuple(ruler.stride(shape[2:]) if len(shape) == 4 else (0, 0) for shape in shapes),
+        strides=strides,
         rejected=rejected,
         input_size=input_size,
+        unseen=tuple(sorted(ruler.unseen)),
     )
 
 
@@ -134,34 +144,6 @@ def _position(found: Sequence[SubsamplingGroup], key: str | int, table: str) -> 
     raise MMDiscardError(f'there is no subsampling group {key!r}; choose from: {table}')
 
 
-@contextmanager
-def inference_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule's own flag is back.
-
-    The flags are set one by one because some backbones override `train` with side effects.
-    """
-    flags = [(m, m.training) for m in module.modules()]
-    for submodule, _ in flags:
-        submodule.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for submodule, training in flags:
-            submodule.training = training
-
-
-def as_levels(output: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Whatever a backbone returns, as a tuple of its output levels."""
-    return (output,) if isinstance(output, Tensor) else tuple(output)
-
-
-def blank_image(backbone: nn.Module, input_size: Size, value: float = 0.0) -> Tensor:
-    """One constant image ``(1, 3, H, W)`` on the device and in the precision of ``backbone``."""
-    weight = next(backbone.parameters(), torch.zeros(()))
-    return weight.new_full((1, 3, *input_size), value)
-
-
 def _trace(backbone: nn.Module, input_size: Size) -> tuple[list[tuple], list[tuple[int, ...]]]:
     """Calls of strided layers as (name, factor, input size) in order; shapes of the outputs."""
     calls: list[tuple[str, Size, Size]] = []
@@ -192,17 +174,26 @@ class _StrideRuler:
     """Reads strides off sizes, which padding and odd sizes blur.
 
     A stride is a product of factors met so far; of these, the nearest to the ratio of sizes is it.
+    Where none is near, something that is no layer subsampled, and the ratio itself is the stride.
     """
 
     def __init__(self, input_size: Size) -> None:
         self.input_size = input_size
         self.known: tuple[set[int], set[int]] = ({1}, {1})
+        self.unseen: set[Size] = set()
 
     def stride(self, size: Size) -> Size:
-        return tuple(
+        stride = tuple(
             min(known, key=lambda stride: abs(math.log(full / (cells * stride))))
             for full, cells, known in zip(self.input_size, size, self.known, strict=True)
         )
+        ratio = [full / cells for full, cells in zip(self.input_size, size, strict=True)]
+        if any(math.log(r / s) > BLUR for r, s in zip(ratio, stride, strict=True)):
+            stride = tuple(max(1, round(r)) for r in ratio)
+            self.unseen.add(stride)
+            for known, s in zip(self.known, stride, strict=True):
+                known.add(s)
+        return stride
 
     def input_stride(self, size: Size, factor: Size) -> Size:
         """Stride of a layer's input; what it puts out is known from now on."""
@@ -211,50 +202,15 @@ class _StrideRuler:
             known.add(s * r)
         return stride
 
-
-def _smallest_cut(
-    backbone: nn.Module, names: list[str], input_size: Size
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The members without which the image reaches the deepest output, and the levels behind them.
-
-    Both are empty if even all of ``names`` together are no cut.
-    """
-
-    def levels_behind(held: Sequence[str]) -> tuple[int, ...]:
-        return _levels_behind(backbone, held, input_size)
-
-    if not levels_behind(names):
-        return (), ()
-    # What is not on the trunk tends to come before what is, so start from the end.
-    start = next(i for i in reversed(range(len(names))) if levels_behind(names[i:]))
-    members = names[start:]
-    for name in members[1:]:
-        others = [other for other in members if other != name]
-        if levels_behind(others):
-            members = others
-    return tuple(members), levels_behind(members)
-
-
-def _levels_behind(backbone: nn.Module, held: Sequence[str], input_size: Size) -> tuple[int, ...]:
-    """Output levels that the image does not reach while the outputs of ``held`` are constant.
-
-    Empty unless the deepest level (the one with the fewest cells) is among them.
-    """
-    handles = [
-        backbone.get_submodule(name).register_forward_hook(
-            lambda module, args, output: torch.zeros_like(output)
+    def level_stride(self, shape: tuple[int, ...]) -> Size:
+        """Stride of an output of the backbone; (0, 0) if it is no map ``(N, C, h, w)``."""
+        if len(shape) != 4:
+            return (0, 0)
+        down, across = (
+            full / cells for full, cells in zip(self.input_size, shape[2:], strict=True)
         )
-        for name in held
-    ]
-    try:
-        levels = as_levels(backbone(blank_image(backbone, input_size, float('nan'))))
-    finally:
-        for handle in handles:
-            handle.remove()
-    cells = [math.prod(level.shape[2:]) for level in levels]
-    deepest = max(i for i, count in enumerate(cells) if count == min(cells))
-    behind = tuple(i for i, level in enumerate(levels) if not level.isnan().any())
-    return behind if deepest in behind else ()
+        # A map keeps the shape of the image; tokens, heads and channels-last maps do not.
+        return self.stride(shape[2:]) if abs(math.log(down / across)) < BLUR else (0, 0)
 
 
 def _refusals(
@@ -270,6 +226,14 @@ def _refusals(
         if reason:
             reasons[name] = reason
     return reasons
+
+
+def _mixing(levels: set[int]) -> str:
+    listed = ', '.join(map(str, sorted(levels)))
+    return (
+        f'output level {listed} of the backbone mixes what this layer subsamples with what comes '
+        'past it, so that a state would not agree with itself'
+    )
 
 
 def _common(members: Sequence[str]) -> str:

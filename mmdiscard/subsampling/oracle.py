@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .discovery import as_levels, blank_image, inference_mode
+from .backbone import as_levels, blank_image, deepest, inference_mode
 from .hooks import StateHooks
 from .state import StateSpace, SubsamplingGroup
 
@@ -69,9 +69,9 @@ def _check(
     state = torch.tensor([[group.num_indices - 1]])
     dy, dx = space.displacement(state)[0].tolist()
     height, width = input_size
-    canvas = torch.randn(
-        1, 3, height + dy, width + dx, generator=torch.Generator().manual_seed(seed)
-    ).to(blank_image(backbone, (1, 1)))
+    blank = blank_image(backbone, (height + dy, width + dx))
+    generator = torch.Generator().manual_seed(seed)
+    canvas = torch.randn(blank.shape, generator=generator).to(blank)
     image, translated = canvas[..., :height, :width], canvas[..., dy:, dx:]
     hooks = StateHooks(backbone, [group])
     try:
@@ -85,7 +85,7 @@ def _check(
 
 def _deepest(backbone: nn.Module, image: Tensor) -> Tensor:
     levels = as_levels(backbone(image.contiguous()))
-    return min(reversed(levels), key=lambda level: level[0, 0].numel()).float()
+    return levels[deepest(levels)].float()
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
