@@ -92,18 +92,19 @@ class _Record:
 
     Attributes:
         inputs: by group column and member name, ``(M, C, H, W)``.
-        levels: output levels, ``(M, C, h, w)``; empty if the forward was stopped.
+        levels: by index, the output levels ``(M, C, h, w)`` in front of one of those groups, which
+            children do not compute again.
     """
 
-    inputs: dict[int, dict[str, Tensor]]
-    levels: Levels
+    inputs: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    levels: dict[int, Tensor] = field(default_factory=dict)
 
     def bytes(self) -> int:
         tensors = [t for members in self.inputs.values() for t in members.values()]
-        return sum(t.numel() * t.element_size() for t in [*tensors, *self.levels])
+        return sum(t.numel() * t.element_size() for t in [*tensors, *self.levels.values()])
 
     def evict(self) -> None:
-        self.inputs, self.levels = {}, ()
+        self.inputs, self.levels = {}, {}
 
 
 @dataclass
@@ -197,7 +198,7 @@ class PrefixRun:
         states = torch.tensor([step.key[1] for step in steps])
         columns = sorted(set().union(*(step.columns for step in steps)))
         asked = steps[0].position is not None
-        options = dict(record=columns, stop=not asked and self._all_behind(columns))
+        options = dict(record=columns, stop=not asked and not self._in_front(columns))
         if entry is None:
             whole_batch = torch.equal(index, torch.arange(len(self._images)))
             images = self._images if whole_batch else self._images[index.to(self._images.device)]
@@ -213,19 +214,20 @@ class PrefixRun:
             levels = self._fill(levels, entry, parents)
         self._account(len(steps), entry, max(columns, default=None) if options['stop'] else None)
         if columns:
-            self._keep(steps, _Record(inputs, levels))
+            shallow = self._in_front(columns)
+            self._keep(steps, _Record(inputs, {i: levels[i] for i in shallow if levels}))
         if asked:
             positions = torch.tensor([step.position for step in steps])
             yield Computed(Rows(index, states), self._images, levels, positions)
 
     def _parent_has(self, step: _Step, column: int) -> bool:
-        record, _ = self._records.get(parent_of(step.key), (_Record({}, ()), 0))
+        record, _ = self._records.get(parent_of(step.key), (_Record(), 0))
         return column in record.inputs
 
-    def _all_behind(self, columns: Sequence[int]) -> bool:
-        """Whether children that enter at these groups need no output level of this forward."""
-        count = self._executor.cost.num_levels
-        return all(len(self._groups[column].levels) == count for column in columns)
+    def _in_front(self, columns: Sequence[int]) -> set[int]:
+        """Output levels that children which enter at one of these groups take from their parent."""
+        every = set(range(self._executor.cost.num_levels))
+        return set().union(*(every - set(self._groups[column].levels) for column in columns))
 
     def _fill(self, levels: Levels, entry: int, parents: Sequence[tuple[_Record, int]]) -> Levels:
         """Take output levels that lie in front of ``entry`` from the parents."""
