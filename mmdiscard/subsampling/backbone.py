@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from ..errors import MMDiscardError
 
@@ -36,7 +36,7 @@ def as_levels(output: Any) -> tuple[Tensor, ...]:
     Raises:
         MMDiscardError: if there is no tensor in it.
     """
-    levels = tuple(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+    levels = tuple(leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor))
     if not levels:
         raise MMDiscardError(
             f'the backbone returns {type(output).__name__} without a tensor in it; what is '
