@@ -22,8 +22,7 @@ from .cuts import levels_touched, smallest_cut
 from .layers import subsampling_factor, unsupported_because
 from .state import SubsamplingGroup
 
-# Sizes are off strides by their paddings, but never by half of the smallest factor.
-BLUR = math.log(1.5)
+BLUR = 0.15  # how far the ratio of sizes may be off a stride, relative to it
 
 
 @dataclass(frozen=True)
@@ -183,17 +182,27 @@ class _StrideRuler:
         self.unseen: set[Size] = set()
 
     def stride(self, size: Size) -> Size:
-        stride = tuple(
-            min(known, key=lambda stride: abs(math.log(full / (cells * stride))))
-            for full, cells, known in zip(self.input_size, size, self.known, strict=True)
-        )
-        ratio = [full / cells for full, cells in zip(self.input_size, size, strict=True)]
-        if any(math.log(r / s) > BLUR for r, s in zip(ratio, stride, strict=True)):
-            stride = tuple(max(1, round(r)) for r in ratio)
+        axes = zip(self.input_size, size, self.known, strict=True)
+        stride = tuple(self._nearest(full / cells, known) for full, cells, known in axes)
+        axes = zip(self.input_size, size, stride, strict=True)
+        more = [self._unexplained(full, cells, s) for full, cells, s in axes]
+        if max(more) > 1:
+            stride = (stride[0] * more[0], stride[1] * more[1])
             self.unseen.add(stride)
             for known, s in zip(self.known, stride, strict=True):
                 known.add(s)
         return stride
+
+    @staticmethod
+    def _nearest(ratio: float, known: set[int]) -> int:
+        return min(known, key=lambda stride: abs(math.log(ratio / stride)))
+
+    @staticmethod
+    def _unexplained(full: int, cells: int, stride: int) -> int:
+        """A whole factor beyond ``stride``, else 1: layers without padding shrink maps too."""
+        factor = full / (cells * stride)
+        whole = round(factor)
+        return whole if cells > 1 and whole > 1 and abs(factor / whole - 1) < BLUR else 1
 
     def input_stride(self, size: Size, factor: Size) -> Size:
         """Stride of a layer's input; what it puts out is known from now on."""
@@ -210,7 +219,7 @@ class _StrideRuler:
             full / cells for full, cells in zip(self.input_size, shape[2:], strict=True)
         )
         # A map keeps the shape of the image; tokens, heads and channels-last maps do not.
-        return self.stride(shape[2:]) if abs(math.log(down / across)) < BLUR else (0, 0)
+        return self.stride(shape[2:]) if abs(math.log(down / across)) < 1 else (0, 0)
 
 
 def _refusals(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .backbone import as_levels, blank_image, deepest, inference_mode
+from .backbone import Size, as_levels, blank_image, deepest, inference_mode
 from .hooks import StateHooks
 from .state import StateSpace, SubsamplingGroup
 
@@ -47,31 +47,49 @@ class OracleReport:
 def translation_oracle(
     backbone: nn.Module,
     groups: Sequence[SubsamplingGroup],
-    input_size: tuple[int, int] = (224, 224),
+    input_size: Size = (224, 224),
     seed: int = 0,
 ) -> list[OracleReport]:
-    """Check every group on a random image, each with its largest selection index.
+    """Check every group on random images, each with its largest selection index.
 
     Args:
         backbone: the module that the groups belong to; comes back unchanged.
         groups: as `find_subsampling` returns them, or made by hand.
-        input_size: ``(H, W)`` of the image.
-        seed: of the random image.
+        input_size: ``(H, W)`` of the images.
+        seed: of the random images.
     """
     with inference_mode(backbone):
         return [_check(backbone, group, input_size, seed) for group in groups]
 
 
 def _check(
-    backbone: nn.Module, group: SubsamplingGroup, input_size: tuple[int, int], seed: int
+    backbone: nn.Module, group: SubsamplingGroup, input_size: Size, seed: int
 ) -> OracleReport:
+    """The better of two images: no image makes a group translate that is not on the trunk.
+
+    Noise in the middle alone leaves what moves over a border blank, which suits backbones that
+    look far. Noise everywhere suits those that blow up what is blank by normalising it.
+    """
+    reports = []
+    for share in (0.5, 1.0):
+        reports.append(_compare(backbone, group, input_size, seed, share))
+        if reports[-1].passed:
+            break
+    return min(reports, key=lambda report: report.ratio)
+
+
+def _compare(
+    backbone: nn.Module, group: SubsamplingGroup, input_size: Size, seed: int, share: float
+) -> OracleReport:
+    """Compare with noise in the given share of both axes."""
     space = StateSpace([group])
     state = torch.tensor([[group.num_indices - 1]])
     dy, dx = space.displacement(state)[0].tolist()
     height, width = input_size
     blank = blank_image(backbone, (height + dy, width + dx))
-    generator = torch.Generator().manual_seed(seed)
-    canvas = torch.randn(blank.shape, generator=generator).to(blank)
+    canvas = torch.randn(blank.shape, generator=torch.Generator().manual_seed(seed))
+    canvas = canvas * torch.outer(_middle(height + dy, share), _middle(width + dx, share))
+    canvas = canvas.to(blank)
     image, translated = canvas[..., :height, :width], canvas[..., dy:, dx:]
     hooks = StateHooks(backbone, [group])
     try:
@@ -81,6 +99,12 @@ def _check(
     finally:
         hooks.remove()
     return OracleReport(group.name, _difference(found, expected), _difference(found, default))
+
+
+def _middle(size: int, share: float) -> Tensor:
+    """1 in the middle of ``size`` cells, 0 before and after."""
+    position = (torch.arange(size) + 0.5) / size - 0.5
+    return (position.abs() < share / 2).float()
 
 
 def _deepest(backbone: nn.Module, image: Tensor) -> Tensor:

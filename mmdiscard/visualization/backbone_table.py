@@ -1,0 +1,110 @@
+"""The page that says which backbones can be searched: written, and read again to compare."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SEARCHED, PARTLY, NOTHING, REFUSED, ABSENT = RESULTS = (
+    'searched',
+    'partly',
+    'nothing to search',
+    'not supported',
+    'not built',
+)
+MEANINGS = {
+    SEARCHED: 'every group that is offered obeys the translation law, and a search ran',
+    PARTLY: 'a search ran on the groups that obey it; those that do not are named',
+    NOTHING: 'no layer subsamples',
+    REFUSED: 'layers subsample, but none can be searched, for the reason given',
+    ABSENT: 'it is no backbone, or could not be built or run here',
+}
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """One group of one backbone: where it is, what it does, and what the oracle says."""
+
+    name: str
+    stride: tuple[int, int]
+    factor: tuple[int, int]
+    ratio: float
+    passed: bool
+
+    def __str__(self) -> str:
+        failed = '' if self.passed else ' **fails**'
+        return f'{_axes(self.stride)}·{_axes(self.factor)} ({self.ratio:.2f}{failed})'
+
+
+@dataclass(frozen=True)
+class BackboneRecord:
+    """What the audit found of one backbone.
+
+    Attributes:
+        package: whose registry it is in.
+        name: under which it is registered, or the name of the timm model.
+        result: one of `RESULTS`.
+        groups: all groups that discovery offers.
+        cost: of four states, in units of one plain forward; None if no search ran.
+        remark: why something is not searched, in one line.
+    """
+
+    package: str
+    name: str
+    result: str
+    groups: tuple[GroupRecord, ...] = ()
+    cost: float | None = None
+    remark: str = ''
+
+    def row(self) -> str:
+        """A line of the table."""
+        groups = ', '.join(map(str, self.groups))
+        cost = '' if self.cost is None else f'{self.cost:.2f}'
+        remark = self.remark.replace('|', '/')
+        return f'| {self.package} | {self.name} | {self.result} | {groups} | {cost} | {remark} |'
+
+
+def summary(records: Sequence[BackboneRecord]) -> str:
+    """How many there are of each result, and the share of those that subsample."""
+    counts = {result: sum(r.result == result for r in records) for result in RESULTS}
+    good = counts[SEARCHED]
+    subsample = good + counts[PARTLY] + counts[REFUSED]
+    listed = ''.join(f'| {r} | {counts[r]} | {MEANINGS[r]} |\n' for r in RESULTS)
+    share = f'{good} of {subsample} ({100 * good / max(subsample, 1):.0f} %)'
+    return (
+        f'| result | backbones | meaning |\n|---|---:|---|\n{listed}\n'
+        f'Of those that subsample, {share} are searched with every group obeying the law.\n'
+    )
+
+
+def page(records: Sequence[BackboneRecord], introduction: str) -> str:
+    """The whole page, in the order of ``records``."""
+    rows = '\n'.join(record.row() for record in records)
+    return (
+        f'{introduction}\n{summary(records)}\n'
+        '| package | backbone | result | groups: stride·factor (error/effect) | four states '
+        f'| remark |\n|---|---|---|---|---:|---|\n{rows}\n'
+    )
+
+
+def read_results(text: str) -> dict[tuple[str, str], str]:
+    """``{(package, backbone): result}`` of a page that `page` wrote."""
+    known = '|'.join(map(re.escape, RESULTS))
+    rows = re.findall(rf'^\| (\S+) \| ([^|]+?) \| ({known}) \|', text, re.MULTILINE)
+    return {(package, name): result for package, name, result in rows}
+
+
+def regressions(
+    before: dict[tuple[str, str], str], records: Sequence[BackboneRecord]
+) -> list[BackboneRecord]:
+    """Those that do worse than they did before."""
+    rank = RESULTS.index
+    return [
+        record
+        for record in records
+        if rank(record.result) > rank(before.get((record.package, record.name), ABSENT))
+        and before[record.package, record.name] in (SEARCHED, PARTLY)
+    ]
+
+
+def _axes(pair: tuple[int, int]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else f'{pair[0]}x{pair[1]}'
