@@ -1,8 +1,8 @@
 """Which backbones can be searched: all of MMPretrain and MMSegmentation, and families of timm.
 
 Builds the smallest variant of each with random weights, finds its subsampling groups, asks the
-translation oracle of each group, and searches four states. Writes docs/backbones.md (five minutes on
-two cores); with --check it writes nothing and fails if a backbone that passed no longer does.
+translation oracle of each group, and searches four states. Writes docs/backbones.md, in about five
+minutes on two cores; with --check it writes nothing and fails if one that passed no longer does.
 """
 
 import argparse
