@@ -17,9 +17,12 @@ Size = tuple[int, int]
 def inference_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every submodule's own flag is back.
 
-    The flags are set one by one because some backbones override `train` with side effects.
+    They come back one by one because some backbones override `train` with side effects. One that is
+    in training mode is told to evaluate first, as some prepare themselves then.
     """
     flags = [(m, m.training) for m in module.modules()]
+    if module.training:
+        module.eval()
     for submodule, _ in flags:
         submodule.training = False
     try:

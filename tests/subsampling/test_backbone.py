@@ -42,3 +42,26 @@ def test_images_have_the_channels_that_the_backbone_takes():
     groups = find_subsampling(backbone, (32, 32))
     assert [group.name for group in groups] == ['0', '2']
     assert all(report.passed for report in translation_oracle(backbone, groups, (64, 64)))
+
+
+class Prepares(nn.Module):
+    """Caches in evaluation mode what its forward then reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 2, 2)
+
+    def train(self, mode: bool = True) -> None:
+        super().train(mode)
+        if not mode:
+            self.cached = 2.0
+
+    def forward(self, x):
+        return self.conv(x) * (1.0 if self.training else self.cached)
+
+
+def test_backbones_that_prepare_for_evaluation():
+    backbone = Prepares()
+    backbone.conv.training = False
+    assert [group.name for group in find_subsampling(backbone, (16, 16))] == ['conv']
+    assert backbone.training and not backbone.conv.training
