@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--only', nargs='+', metavar='NAME', help='print the rows of these alone')
     parser.add_argument('--check', action='store_true', help='compare to docs/backbones.md')
     parser.add_argument('--jobs', type=int, default=2, help='side by side (default: 2)')
-    parser.add_argument('--limit', type=int, default=120, help='seconds for each (default: 120)')
+    parser.add_argument('--limit', type=int, default=300, help='seconds for each (default: 300)')
     return parser.parse_args()
 
 

@@ -92,7 +92,7 @@ MMPRETRAIN = {
     'ResNet (checkpointed, frozen)': entry(depth=18, with_cp=True, frozen_stages=2),
     'ResNetV1c': entry(depth=18),
     'ResNetV1d': entry(depth=18),
-    'ResNet_CIFAR': entry(depth=18),
+    'ResNet_CIFAR': entry(64, depth=18),
     'RevVisionTransformer': vit(out_type='featmap'),
     'SEResNeXt': entry(depth=50),
     'SEResNet': entry(depth=50),
