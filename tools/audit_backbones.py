@@ -35,6 +35,13 @@ A group reads stride·factor (error/effect): its input stride in image pixels, h
 subsamples, and how far it is from translating the image, 0 being exact and 1 not at all; below 0.5
 passes. What remains comes from borders, windows and position embeddings. "four states" is their
 cost in units of one plain forward, the first and last group left out where there are more than two.
+
+Weights are random and prepared so that they translate as trained ones do: kernels are damped off
+their centre and batch statistics are uneven; a group that fails is tried with the class's own
+initialisation too, and the better result counts. Windows as large as the map (Swin V2, MixMIM) and
+feature-map outputs of plain transformers are chosen in `tools/audited_backbones.py`. With other
+windows or stock weights more groups fail, so check your own model with
+`mmdiscard.translation_oracle`.
 """
 
 

@@ -11,7 +11,10 @@ forward; its bound is what the states cost if every prefix that they share is co
 try:
     from mmdiscard import compat  # noqa: F401
 except ImportError as error:
-    raise SystemExit(f'mmdiscard: error: {error}') from error
+    raise SystemExit(
+        f'mmdiscard: error: {error}. Run this with the Python that has mmdiscard: activate its '
+        'environment (after `make`: . .venv/onedl/bin/activate), or pip install it into yours'
+    ) from error
 
 import argparse
 import json

@@ -6,11 +6,14 @@ so a second run, or one after an interruption, only does what is missing.
 """
 
 import argparse
+import fcntl
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 from demo_job import MODELS, read_json
@@ -108,7 +111,7 @@ def table(args: argparse.Namespace, name: str) -> list[str]:
         gain = paired_interval([p['metric'] for p in plain], metrics)
         cost = sum(r['seconds'] / p['seconds'] for r, p in zip(results, plain, strict=True))
         lines.append(
-            f'| {TITLES[name]} | {variant} | {sum(metrics) / len(metrics):.2f} '
+            f'| {"" if lines else TITLES[name]} | {variant} | {sum(metrics) / len(metrics):.2f} '
             f'| {"" if variant == "plain" else gain} | {cost / len(runs):.2f} |'
         )
     return lines
@@ -126,8 +129,35 @@ def curve(args: argparse.Namespace, name: str) -> list[tuple[int, float, float]]
     ]
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second demo out of ``folder``.
+
+    Raises:
+        MMDiscardError: if one is running there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise MMDiscardError(
+                f'another demo is running in {folder}; wait for it, or name another --work-dir'
+            ) from error
+        yield
+
+
 def main() -> None:
     args = parse_args()
+    try:
+        with alone_in(args.work_dir):
+            run_all(args)
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted. What is finished is kept: the same command goes on from there.')
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Data, jobs, table and pictures."""
     print(f'Data: {make_digit_scenes(args.data)}', flush=True)
     jobs = [(name, seed) for seed in range(args.seeds) for name in MODELS]
     progress = Progress(len(jobs))

@@ -11,7 +11,10 @@ All flags of both packages' own tools/test.py are understood.
 try:
     from mmdiscard import compat  # noqa: F401
 except ImportError as error:
-    raise SystemExit(f'mmdiscard: error: {error}') from error
+    raise SystemExit(
+        f'mmdiscard: error: {error}. Run this with the Python that has mmdiscard: activate its '
+        'environment (after `make`: . .venv/onedl/bin/activate), or pip install it into yours'
+    ) from error
 
 import argparse
 

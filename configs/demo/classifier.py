@@ -3,6 +3,9 @@ _base_ = ['_base_/runtime.py', '_base_/schedule.py', '_base_/classification_scen
 
 default_scope = 'mmpretrain'
 work_dir = 'work_dirs/demo/classifier'
+# For `tools/test.py --show-dir`.
+default_hooks = dict(visualization=dict(type='VisualizationHook'))
+visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
 
 model = dict(
     type='ImageClassifier',

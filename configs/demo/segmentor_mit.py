@@ -4,6 +4,9 @@ _base_ = ['_base_/runtime.py', '_base_/schedule.py', '_base_/segmentation_scenes
 
 default_scope = 'mmseg'
 work_dir = 'work_dirs/demo/segmentor_mit'
+# For `tools/test.py --show-dir`.
+default_hooks = dict(visualization=dict(type='SegVisualizationHook'))
+visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
 
 model = dict(
     type='EncoderDecoder',

@@ -30,8 +30,8 @@ class Aggregator:
         self.alignment = lookup(ALIGNMENTS, align)()
         if self.alignment.in_output_space and on != 'logits':
             raise MMDiscardError(
-                f"align={align!r} moves the output of the head, so it needs on='logits'; "
-                f'got on={on!r}'
+                f"align={align!r} moves the output maps of a segmentor, so it needs on='logits', "
+                f"got on={on!r}; a classifier has no such maps: use align='bilinear' or 'none'"
             )
 
     def check(self, dense: bool) -> None:

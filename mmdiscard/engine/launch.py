@@ -275,8 +275,19 @@ def build_runner(cfg: Config) -> Runner:
     """The Runner that ``cfg`` describes, of the type that it names.
 
     It refuses weights of another model, also where mmdiscard's hook, which does too, was left out.
+
+    Raises:
+        MMDiscardError: A ``type`` in the config names nothing that is registered.
     """
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except KeyError as error:
+        if 'registry' not in str(error):
+            raise
+        raise MMDiscardError(
+            f'{error.args[0]} Mind the spelling of `type`, and whether `custom_imports` names the '
+            'package that has it'
+        ) from error
     runner.register_hook(WeightCheck(), priority='VERY_HIGH')
     return runner
 

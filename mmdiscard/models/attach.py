@@ -71,7 +71,7 @@ def unwrap(model: Any) -> nn.Module:
         wrapped = getattr(inner, 'module', getattr(inner, 'model', None))
         if wrapped is None:
             raise MMDiscardError(
-                f'{type(model).__name__} holds no model with a backbone; pass a built classifier '
+                f'{type(model).__name__} holds no model with a backbone; pass the whole classifier '
                 'or segmentor, or an inferencer or TTA model around one'
             )
         inner = wrapped

@@ -119,7 +119,7 @@ def test_states_without_any_confidence_are_averaged():
             dict(type='AverageAggregator', align='best'),
             "'best'; choose one of bilinear, exact, none",
         ),
-        (dict(type='AverageAggregator', align='exact'), "needs on='logits'; got on='features'"),
+        (dict(type='AverageAggregator', align='exact'), "needs on='logits', got on='features'"),
         (dict(type='AverageAggregator', allign='none'), 'AverageAggregator: .*allign'),
     ],
 )
