@@ -112,22 +112,18 @@ def select_groups(
         raise MMDiscardError(
             'this backbone has nothing to search: no layer on its trunk subsamples'
         )
+    ranges = {'all': found, 'inner': found[1:-1]}
+    if not isinstance(which, Sequence) or (isinstance(which, str) and which not in ranges):
+        raise MMDiscardError(
+            f"groups={which!r} is not known; write 'all', 'inner' or a list of: {table}"
+        )
     if isinstance(which, str):
-        ranges = {'all': found, 'inner': found[1:-1]}
-        if which not in ranges:
-            raise MMDiscardError(
-                f"groups={which!r} is not known; write 'all', 'inner' or a list of: {table}"
-            )
         if not ranges[which]:
             raise MMDiscardError(
                 f"groups='inner' leaves nothing of {len(found)} group(s); use 'all' or a list of: "
                 f'{table}'
             )
         return tuple(ranges[which])
-    if not isinstance(which, Sequence):
-        raise MMDiscardError(
-            f"groups={which!r} is not known; write 'all', 'inner' or a list of: {table}"
-        )
     chosen = {_position(found, key, table) for key in which}
     if not chosen:
         raise MMDiscardError(f'groups is an empty list; choose from: {table}')
