@@ -7,15 +7,6 @@ one run, and a ratio is the median over the turns. Cost is in multiply-accumulat
 forward; its bound is what the states cost if every prefix that they share is computed once.
 """
 
-# Before anything reads a config: without it `_base_ = 'mmseg::...'` fails on some builds.
-try:
-    from mmdiscard import compat  # noqa: F401
-except ImportError as error:
-    raise SystemExit(
-        f'mmdiscard: error: {error}. Run this with the Python that has mmdiscard: activate its '
-        'environment (after `make`: . .venv/onedl/bin/activate), or pip install it into yours'
-    ) from error
-
 import argparse
 import json
 import statistics
@@ -23,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import preamble  # noqa: F401  (before anything reads a config)
 import torch
 from mmengine.registry import MODELS, init_default_scope
 

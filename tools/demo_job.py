@@ -3,9 +3,7 @@
 Started by ``tools/demo.py``; what exists and still fits is reused.
 """
 
-from mmdiscard import compat  # noqa: F401  (before anything reads a config)
-
-import argparse  # isort: skip
+import argparse
 import hashlib
 import json
 import logging
@@ -13,6 +11,7 @@ import statistics
 import time
 from pathlib import Path
 
+import preamble  # noqa: F401  (before anything reads a config)
 import numpy as np
 import torch
 from mmengine.config import Config

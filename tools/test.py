@@ -7,17 +7,9 @@
 All flags of both packages' own tools/test.py are understood.
 """
 
-# Before anything reads a config: without it `_base_ = 'mmseg::...'` fails on some builds.
-try:
-    from mmdiscard import compat  # noqa: F401
-except ImportError as error:
-    raise SystemExit(
-        f'mmdiscard: error: {error}. Run this with the Python that has mmdiscard: activate its '
-        'environment (after `make`: . .venv/onedl/bin/activate), or pip install it into yours'
-    ) from error
-
 import argparse
 
+import preamble  # noqa: F401  (before anything reads a config)
 import mmengine
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
