@@ -1,11 +1,14 @@
 """How a state enters a backbone: state arithmetic, the hook pair, discovery, the oracle."""
 
 from .discovery import SubsamplingMap, find_subsampling, map_subsampling, select_groups
+from .fingerprint import Fingerprint, GroupPrint
 from .hooks import StateHooks
 from .oracle import OracleReport, translation_oracle
 from .state import StateSpace, SubsamplingGroup
 
 __all__ = [
+    'Fingerprint',
+    'GroupPrint',
     'OracleReport',
     'StateHooks',
     'StateSpace',
