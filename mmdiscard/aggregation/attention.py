@@ -1,0 +1,119 @@
+"""Attention over states: the learned aggregation module (paper, section 3.4)."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# Attention matrices of so many entries are in memory at once.
+MAX_ENTRIES = 2**22
+# Standard deviation of untrained position embeddings.
+POSITION_STD = 0.02
+
+
+class StateAttention(nn.Module):
+    """One head of attention over the states of an image, at every location for itself.
+
+    With ``x = feature + embedding of the displacement``, queries ``q`` and keys ``k`` are numbers,
+    ``A[i, j] = softmax over j of q_i * k_j``, and state i becomes ``f_i + scale * sum_j A[i, j] *
+    x_j``. What is merged is the mean over i, so the module is a set operator: any number of states,
+    in any order. ``scale`` begins as zero, which makes the untrained module the plain mean.
+
+    Args:
+        channels: ``C``.
+        num_positions: displacements 0 to ``num_positions - 1`` per axis have an embedding; half of
+            the channels embed dx, the other half dy.
+    """
+
+    def __init__(self, channels: int, num_positions: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.query = nn.Linear(channels, 1)
+        self.key = nn.Linear(channels, 1)
+        self.position = nn.Parameter(
+            torch.randn(num_positions, 2, (channels + 1) // 2) * POSITION_STD
+        )
+        self.scale = nn.Parameter(torch.zeros(channels))
+
+    def forward(
+        self, features: Tensor, positions: Tensor, present: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Merge states.
+
+        Args:
+            features: ``(N, P, C, *locations)``, aligned.
+            positions: ``(N, P, 2)`` long, displacement (dy, dx) in units of the first searched
+                group's input.
+            present: ``(N, P)`` bool, which of the states are there; all if None.
+
+        Returns:
+            The merged features ``(N, C, *locations)``, and ``(N, P)``: the share of attention that
+            each state receives, the mean over locations and queries. Shares of an image sum to 1.
+        """
+        flat, embedded = _flat(features), self.embed(positions)
+        received = self._received(flat, embedded, present)
+        if present is None:
+            mean = flat.mean(1)
+        else:
+            mean = (flat * present[:, :, None, None]).sum(1) / present.sum(1)[:, None, None]
+        attended = torch.einsum('npl,npcl->ncl', received, flat.to(received))
+        attended = attended + torch.einsum('npl,npc->ncl', received, embedded)
+        merged = (mean + self.scale[:, None] * attended).to(features.dtype)
+        return merged.view_as(features[:, 0]), received.mean(2)
+
+    def per_state(self, features: Tensor, positions: Tensor) -> Tensor:
+        """Every state after attention and residual, ``(N, P, C, *locations)``; for comparison."""
+        flat, embedded = _flat(features), self.embed(positions)
+        attention = _attention(*self._projections(flat, embedded), None)
+        attended = torch.einsum('nijl,njcl->nicl', attention, flat + embedded.unsqueeze(3))
+        return (flat + self.scale[:, None] * attended).view_as(features)
+
+    def embed(self, positions: Tensor) -> Tensor:
+        """Embeddings of displacements (dy, dx): ``(..., 2)`` long -> ``(..., C)``."""
+        positions = positions.to(self.position.device)
+        halves = self.position[positions[..., 1], 0], self.position[positions[..., 0], 1]
+        return torch.cat(halves, -1)[..., : self.channels]
+
+    def _received(self, flat: Tensor, embedded: Tensor, present: Tensor | None) -> Tensor:
+        """Attention that states receive ``(N, P, L)``, the mean over queries."""
+        query, key = self._projections(flat, embedded)
+        step = max(1, MAX_ENTRIES // (query[..., 0].numel() * query.shape[1]))
+        parts = zip(query.split(step, 2), key.split(step, 2), strict=True)
+        return torch.cat([_chunk(q, k, present) for q, k in parts], 2)
+
+    def _projections(self, flat: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys ``(N, P, L)`` of feature plus embedding, without adding them up."""
+        query, key = (
+            torch.einsum('npcl,c->npl', flat, layer.weight[0].to(flat)).float()
+            + layer(embedded).float()
+            for layer in (self.query, self.key)
+        )
+        return query, key
+
+
+def _chunk(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
+    # Kept for the backward pass, the matrices of all chunks would be in memory after all.
+    if torch.is_grad_enabled() and query.requires_grad:
+        return checkpoint(_mean_received, query, key, present, use_reentrant=False)
+    return _mean_received(query, key, present)
+
+
+def _mean_received(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
+    """``(N, P, L)``: what each state receives of the mean query."""
+    attention = _attention(query, key, present)
+    if present is None:
+        return attention.mean(1)
+    count = present.sum(1)[:, None, None]
+    return (attention * present[:, :, None, None]).sum(1) / count
+
+
+def _attention(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
+    """``(N, P, P, L)``, softmax over the states that are there."""
+    logits = query[:, :, None] * key[:, None]
+    if present is not None:
+        logits = logits.masked_fill(~present[:, None, :, None], -torch.inf)
+    return logits.softmax(2)
+
+
+def _flat(features: Tensor) -> Tensor:
+    """``(N, P, C, L)``; a vector is a map of one location."""
+    return features.flatten(3) if features.ndim > 3 else features.unsqueeze(3)
