@@ -1,8 +1,16 @@
 """Where the method meets MM models: adapters, the ensemble, TTA models."""
 
-from .adapters import ClassifierAdapter, ModelAdapter, SegmentorAdapter, adapter_class
-from .attach import attach, unwrap
+from .adapters import (
+    ClassifierAdapter,
+    ModelAdapter,
+    SegmentorAdapter,
+    adapter_class,
+    searched_module,
+    unwrap,
+)
+from .attach import attach
 from .ensemble import Ensemble, SearchResult, StateOutputs
+from .timm_adapter import TimmAdapter
 from .tta import DiscardClsTTA, DiscardSegTTA
 
 __all__ = [
@@ -14,7 +22,9 @@ __all__ = [
     'SearchResult',
     'SegmentorAdapter',
     'StateOutputs',
+    'TimmAdapter',
     'adapter_class',
     'attach',
+    'searched_module',
     'unwrap',
 ]

@@ -16,13 +16,17 @@ from ..registry import ADAPTERS
 from .seam import BackboneSeam
 
 Predict = Callable[[Tensor, Any], Tensor]
+ATTACHED = '_mmdiscard_attached'  # an attribute of models that have an adapter in them
 
 
 class ModelAdapter:
     """What every adapter offers.
 
     Args:
-        model: the built model, with a ``backbone``.
+        model: the built model.
+
+    Attributes:
+        backbone: the module that is searched, which maps images to output levels.
     """
 
     #: whether logits are maps, ``(M, K, H, W)``
@@ -34,8 +38,15 @@ class ModelAdapter:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.seam = BackboneSeam(model.backbone)
+        self.backbone = self.backbone_of(model)
+        self.seam = BackboneSeam(self.backbone)
         self._patched: list[tuple[nn.Module, str]] = []
+        self._patch(model, ATTACHED, True)
+
+    @staticmethod
+    def backbone_of(model: nn.Module) -> nn.Module:
+        """The module to search, from images ``(M, 3, H, W)`` to output levels."""
+        return model.backbone
 
     def features(self, images: Tensor) -> Levels:
         """Run the backbone, ``(M, 3, H, W)`` to its output levels."""
@@ -89,12 +100,7 @@ class ClassifierAdapter(ModelAdapter):
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
         with self.seam.feeding(levels):
             logits = self.model(images, mode='tensor')
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise MMDiscardError(
-                f'{type(self.model.head).__name__} does not give one score per class, so its '
-                'states cannot be merged'
-            )
-        return logits
+        return one_score_per_class(logits, self.model.head)
 
     def install(self, predict: Predict) -> None:
         model = self.model
@@ -150,17 +156,55 @@ class SegmentorAdapter(ModelAdapter):
         self._patch(self.model, 'encode_decode', encode_decode)
 
 
-def adapter_class(model: nn.Module) -> type[ModelAdapter]:
-    """The adapter that serves a built model.
+def one_score_per_class(logits: Any, source: nn.Module) -> Tensor:
+    """``logits`` if they are ``(M, K)``.
+
+    Raises:
+        MMDiscardError: if they are not; ``source`` is what gave them.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise MMDiscardError(
+            f'{type(source).__name__} does not give one score per class, so its states cannot be '
+            'merged'
+        )
+    return logits
+
+
+def unwrap(model: Any) -> nn.Module:
+    """The first model with an adapter inside inferencers, TTA models and distributed wrappers.
 
     Raises:
         MMDiscardError: if there is none.
     """
-    for cls in type(model).__mro__:
-        if cls.__name__ in ADAPTERS.module_dict:
-            return ADAPTERS.module_dict[cls.__name__]
-    raise MMDiscardError(
-        f'{type(model).__name__} is not supported; mmdiscard attaches to '
-        f'{", ".join(sorted(ADAPTERS.module_dict))} and their subclasses (register an adapter in '
-        '`mmdiscard.registry.ADAPTERS` for others)'
-    )
+    inner = model
+    while _adapter_of(inner) is None:
+        wrapped = getattr(inner, 'module', getattr(inner, 'model', None))
+        if wrapped is None:
+            raise MMDiscardError(
+                f'{type(inner).__name__} is not supported; mmdiscard attaches to '
+                f'{", ".join(sorted(ADAPTERS.module_dict))} and their subclasses, bare or inside '
+                'an inferencer, a TTA model or a distributed wrapper (register an adapter in '
+                '`mmdiscard.registry.ADAPTERS` for others)'
+            )
+        inner = wrapped
+    return inner
+
+
+def adapter_class(model: nn.Module) -> type[ModelAdapter]:
+    """The adapter that serves a model which `unwrap` returned."""
+    return _adapter_of(model)
+
+
+def searched_module(model: Any) -> nn.Module:
+    """What is searched of a model: its backbone; a bare backbone is that itself."""
+    try:
+        model = unwrap(model)
+    except MMDiscardError:
+        return model
+    return adapter_class(model).backbone_of(model)
+
+
+def _adapter_of(model: Any) -> type[ModelAdapter] | None:
+    known = ADAPTERS.module_dict
+    names = (cls.__name__ for cls in type(model).__mro__)
+    return next((known[name] for name in names if name in known), None)

@@ -3,17 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from ..aggregation import Aggregator
 from ..errors import MMDiscardError
 from ..execution import check_max_rows
 from ..registry import AGGREGATORS, SEARCHES, build
 from ..search import Search
 from ..subsampling import StateSpace, map_subsampling, select_groups
-from .adapters import adapter_class
+from .adapters import ATTACHED, adapter_class, unwrap
 from .ensemble import Ensemble
-from .seam import BackboneSeam
 
 
 def attach(
@@ -45,7 +42,7 @@ def attach(
     """
     model = unwrap(model)
     adapter = adapter_class(model)
-    if isinstance(model.backbone.forward, BackboneSeam):
+    if hasattr(model, ATTACHED):
         raise MMDiscardError(
             'mmdiscard is attached to this model already; call `detach()` on that ensemble first'
         )
@@ -54,28 +51,10 @@ def attach(
     aggregator.check(adapter.dense)
     max_rows = check_max_rows(max_rows)
     which, input_size = _subsampling_options(subsampling or {})
-    found = map_subsampling(model.backbone, input_size)
+    found = map_subsampling(adapter.backbone_of(model), input_size)
     groups = select_groups(found.groups, which)
     search.prepare(StateSpace(groups))
     return Ensemble(adapter(model), found, groups, search, aggregator, max_rows)
-
-
-def unwrap(model: Any) -> nn.Module:
-    """The model inside inferencers, TTA models and distributed wrappers.
-
-    Raises:
-        MMDiscardError: if there is no module inside.
-    """
-    inner = model
-    while not hasattr(inner, 'backbone'):
-        wrapped = getattr(inner, 'module', getattr(inner, 'model', None))
-        if wrapped is None:
-            raise MMDiscardError(
-                f'{type(model).__name__} holds no model with a backbone; pass the whole classifier '
-                'or segmentor, or an inferencer or TTA model around one'
-            )
-        inner = wrapped
-    return inner
 
 
 def _subsampling_options(options: Mapping[str, Any]) -> tuple[Any, tuple[int, int]]:

@@ -99,7 +99,7 @@ class Ensemble:
         self.aggregator = aggregator
         self.last: SearchResult | None = None
         self.listeners: list[Callable[[SearchResult], None]] = []
-        self._hooks = StateHooks(adapter.model.backbone, groups)
+        self._hooks = StateHooks(adapter.backbone, groups)
         self._space = self._hooks.space
         self._geometry = Geometry(self._space, found.strides)
         try:
@@ -192,7 +192,7 @@ class Ensemble:
         return self.adapter.head(levels, computed.inputs, self.adapter.context_of(context, rows))
 
     def _measure_cost(self, input_size: tuple[int, int]) -> CostModel:
-        backbone = self.adapter.model.backbone
+        backbone = self.adapter.backbone
         image = blank_image(backbone, input_size)
         context = self.adapter.default_context(image)
         try:

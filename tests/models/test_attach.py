@@ -162,8 +162,8 @@ class OtherModel(nn.Module):
     'model, words',
     [
         (OtherModel(), 'OtherModel is not supported; .* EncoderDecoder, ImageClassifier'),
-        (nn.Conv2d(3, 3, 3), 'Conv2d holds no model with a backbone'),
-        ('resnet18', 'str holds no model with a backbone'),
+        (nn.DataParallel(nn.Conv2d(3, 3, 3)), 'Conv2d is not supported; .* inside an inferencer'),
+        ('resnet18', 'str is not supported'),
     ],
 )
 def test_unsupported_models_are_refused(model, words):

@@ -1,0 +1,69 @@
+"""Where an ensemble meets a timm model. All that is known of timm is here.
+
+A timm model has no backbone of its own to replace: features are what its ``forward_features``
+gives, and its ``forward_head`` makes logits of them.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..execution import Levels
+from ..registry import ADAPTERS
+from .adapters import ModelAdapter, Predict, one_score_per_class
+
+
+class TimmFeatures(nn.Module):
+    """The part of a timm model in front of its head, as a backbone.
+
+    It holds the model as ``model`` and is no part of it, so names of groups begin with ``model.``.
+
+    Args:
+        model: whatever ``timm.create_model`` returned.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self._channels_last = getattr(model, 'output_fmt', None) == 'NHWC'
+
+    def forward(self, images: Tensor) -> Any:
+        """``(M, 3, H, W)`` to maps ``(M, C, h, w)`` or tokens ``(M, L, C)``."""
+        return self._permuted(self.model.forward_features(images), 0, 3, 1, 2)
+
+    def head(self, features: Any) -> Tensor:
+        """Logits ``(M, K)`` of what `forward` returned."""
+        return self.model.forward_head(self._permuted(features, 0, 2, 3, 1))
+
+    def _permuted(self, features: Any, *axes: int) -> Any:
+        def permute(leaf: Any) -> Any:
+            is_map = isinstance(leaf, Tensor) and leaf.ndim == 4
+            return leaf.permute(axes).contiguous() if is_map else leaf
+
+        return tree_map(permute, features) if self._channels_last else features
+
+
+@ADAPTERS.register_module(name='TimmClassifier')
+class TimmAdapter(ModelAdapter):
+    """MMPretrain's `TimmClassifier`: merged logits enter its own post-processing."""
+
+    default_aggregator = dict(type='EntropyAggregator', on='features', align='bilinear')
+
+    @staticmethod
+    def backbone_of(model: nn.Module) -> nn.Module:
+        return TimmFeatures(model.model)
+
+    def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
+        with self.seam.feeding(levels):
+            logits = self.backbone.head(self.backbone(images))
+        return one_score_per_class(logits, self.model.model)
+
+    def install(self, predict: Predict) -> None:
+        model = self.model
+
+        def predict_merged(inputs: Tensor, data_samples: Any = None) -> Any:
+            return model._get_predictions(predict(inputs, None), data_samples)
+
+        self._patch(model, 'predict', predict_merged)
