@@ -1,12 +1,16 @@
 """Aggregation: states become one prediction, as a running mean that the budget does not grow."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..errors import MMDiscardError
 from ..registry import AGGREGATORS, ALIGNMENTS, SPACES, lookup
 from ..subsampling.layers import memory_format
+from .alignment import equal_moves, pieces, translate
 from .evaluation import Evaluation
+from .spaces import Space
 
 SMALLEST_WEIGHT = 1e-6
 
@@ -50,12 +54,22 @@ class Aggregator:
             )
 
     def weights(self, evaluation: Evaluation) -> Tensor:
-        """Weight of each row, above 0: ``(M,)``, or ``(M, H, W)`` where values are dense logits."""
+        """Weight of each row, above 0: ``(M,)``, or ``(M, H, W)`` at the places of dense values."""
         raise NotImplementedError
 
-    def merge(self, num_images: int) -> 'Merge':
-        """Begin a batch."""
-        return Merge(self, num_images)
+    def merge(self, num_images: int, budget: int) -> 'Merge':
+        """Begin a batch.
+
+        Args:
+            num_images: ``N``.
+            budget: number of states per image at most; a single one needs no weight.
+        """
+        return Merge(self.space, self.weights if budget > 1 else ones, num_images)
+
+
+def ones(evaluation: Evaluation) -> Tensor:
+    """The same weight for every row."""
+    return torch.ones(len(evaluation.rows), device=evaluation.computed.inputs.device)
 
 
 @AGGREGATORS.register_module()
@@ -63,7 +77,7 @@ class AverageAggregator(Aggregator):
     """The plain mean over states."""
 
     def weights(self, evaluation: Evaluation) -> Tensor:
-        return torch.ones(len(evaluation.rows), device=evaluation.computed.inputs.device)
+        return ones(evaluation)
 
 
 @AGGREGATORS.register_module()
@@ -83,25 +97,31 @@ class Merge:
     """The running weighted means of one batch.
 
     Args:
-        aggregator: says what is merged with which weights.
+        space: says what is merged.
+        weights: says how much each row counts.
         num_images: ``N``.
     """
 
-    def __init__(self, aggregator: Aggregator, num_images: int) -> None:
-        self.aggregator = aggregator
+    def __init__(
+        self, space: Space, weights: Callable[[Evaluation], Tensor], num_images: int
+    ) -> None:
+        self.space = space
+        self.weights = weights
         self.num_images = num_images
         self._means: list[RunningMean] = []
 
     def add(self, evaluation: Evaluation) -> None:
         """Take in some rows."""
-        values = self.aggregator.space.values(evaluation)
-        weights = self.aggregator.weights(evaluation)
+        values = self.space.values(evaluation)
+        weights = self.weights(evaluation)
+        shift = self.space.shift(evaluation)
         if not self._means:
             self._means = [RunningMean(self.num_images) for _ in values]
         for run in evaluation.rows.runs():
             images = evaluation.rows.images[run]
+            move = None if shift is None else shift[run]
             for mean, value in zip(self._means, values, strict=True):
-                mean.add(images, value[run], weights[run])
+                mean.add(images, value[run], weights[run], move)
 
     def result(self) -> tuple[Tensor, ...]:
         """The merged tensors, each ``(N, ...)``."""
@@ -115,29 +135,65 @@ class RunningMean:
 
     Attributes:
         value: ``(N, ...)``, the means; never written to in place while others may hold it.
+        total: ``(N, 1, ...)``, the sums of the weights.
     """
 
     def __init__(self, num_images: int) -> None:
         self.num_images = num_images
         self.value: Tensor | None = None
-        self._total: Tensor | None = None
+        self.total: Tensor | None = None
         self._owned = False
 
-    def add(self, images: Tensor, values: Tensor, weights: Tensor) -> None:
+    def add(
+        self, images: Tensor, values: Tensor, weights: Tensor, shift: Tensor | None = None
+    ) -> None:
         """Take in one value for each of ``images``, which are distinct.
 
         Args:
             images: ``(m,)`` long.
             values: ``(m, ...)``.
             weights: ``(m,)`` or ``(m, H, W)``, above 0.
+            shift: ``(m, 2)`` long, whole cells by which values and weights are moved first, as in
+                `translate`; None for not at all.
         """
         weights = _expand(weights, values)
-        if self.value is None and len(images) == self.num_images:
-            self.value, self._total = values, weights  # the usual beginning, without a copy
+        if shift is None or not shift.any():
+            self._add(images, values, weights)
+        elif self.value is None:
+            self._add(images, translate(values, shift), translate_maps(weights, shift))
         else:
-            self._begin(values, weights)
-            index = slice(None) if len(images) == self.num_images else images.to(values.device)
-            self._mix(index, values.to(self.value.dtype), weights)
+            self._add_moved(images, values, translate_maps(weights, shift), shift)
+
+    def _add(self, images: Tensor, values: Tensor, weights: Tensor) -> None:
+        every = len(images) == self.num_images
+        if self.value is None and every:
+            self.value, self.total = values, weights  # the usual beginning, without a copy
+            return
+        self._begin(values, weights)
+        index = slice(None) if every else images.to(values.device)
+        share = self._share(index, weights).to(values.dtype)
+        if every:
+            self.value.lerp_(values.to(self.value.dtype), share)
+        else:
+            mixed = torch.lerp(self.value[index], values.to(self.value.dtype), share)
+            self.value[index] = mixed
+
+    def _add_moved(self, images: Tensor, values: Tensor, weights: Tensor, shift: Tensor) -> None:
+        """Move and mix in one go: dense values are too large to be written twice."""
+        self._begin(values, weights)
+        values = values.to(self.value.dtype)
+        every = len(images) == self.num_images
+        index = slice(None) if every else images.to(values.device)
+        shares = self._share(index, weights).to(values.dtype)
+        for rows, (dy, dx) in equal_moves(shift):
+            targets = self.value[rows] if every else None
+            for into, of in pieces(dy, dx, values.shape[2:]):
+                share = shares[rows][into] if _is_map(shares) else shares[rows]
+                if targets is not None:
+                    targets[into].lerp_(values[rows][of], share)
+                    continue
+                for row, image in enumerate(images[rows].tolist()):
+                    self.value[image][into].lerp_(values[rows][row][of], share[row])
 
     def _begin(self, values: Tensor, weights: Tensor) -> None:
         """Make sure that there is memory of our own to write to."""
@@ -145,16 +201,15 @@ class RunningMean:
             # In the memory format of the values: kernels that follow may round by it.
             shape = (self.num_images, *values.shape[1:])
             self.value = values.new_zeros(shape).to(memory_format=memory_format(values))
-            self._total = weights.new_zeros((self.num_images, *weights.shape[1:]))
+            self.total = weights.new_zeros((self.num_images, *weights.shape[1:]))
         elif not self._owned:
-            self.value, self._total = self.value.clone(), self._total.clone()
+            self.value, self.total = self.value.clone(), self.total.clone()
         self._owned = True
 
-    def _mix(self, index: Tensor | slice, values: Tensor, weights: Tensor) -> None:
-        total = self._total[index] + weights
-        share = (weights / total).to(values.dtype)  # 1 for the first value of an image
-        self.value[index] = torch.lerp(self.value[index], values, share)
-        self._total[index] = total
+    def _share(self, index: Tensor | slice, weights: Tensor) -> Tensor:
+        """Count new weights in; their share of the totals, 1 for the first value of an image."""
+        self.total[index] += weights
+        return weights / self.total[index]
 
 
 def _expand(weights: Tensor, values: Tensor) -> Tensor:
@@ -162,3 +217,12 @@ def _expand(weights: Tensor, values: Tensor) -> Tensor:
     if weights.ndim == 1:
         return weights.view(-1, *[1] * (values.ndim - 1))
     return weights.unsqueeze(1)
+
+
+def _is_map(weights: Tensor) -> bool:
+    return weights.shape[2:].numel() > 1
+
+
+def translate_maps(weights: Tensor, shift: Tensor) -> Tensor:
+    """`translate` for weights, which are single numbers where they are no maps."""
+    return translate(weights, shift) if _is_map(weights) else weights

@@ -1,5 +1,8 @@
 """Alignment: bringing a displaced state back onto the default one before merging."""
 
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, product
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,10 +21,6 @@ class Alignment:
     def features(self, levels: Levels, states: Tensor, geometry: Geometry) -> Levels:
         """Move feature levels, each ``(M, C, h, w)`` for ``(M, G)`` states."""
         return levels
-
-    def output(self, logits: Tensor, shift: Tensor) -> Tensor:
-        """Move dense logits ``(M, K, H, W)``, displaced by ``(M, 2)`` whole output pixels."""
-        return logits
 
 
 @ALIGNMENTS.register_module(name='none')
@@ -61,9 +60,6 @@ class ExactAlignment(Alignment):
             for index, level in enumerate(levels)
         )
 
-    def output(self, logits: Tensor, shift: Tensor) -> Tensor:
-        return translate(logits, shift)
-
 
 def blend(maps: Tensor, fraction: Tensor) -> Tensor:
     """``(1 - t) * f[i] + t * f[i - 1]`` along both axes, zeros outside.
@@ -89,24 +85,36 @@ def translate(maps: Tensor, cells: Tensor) -> Tensor:
     """
     if not cells.any():
         return maps
-    distinct, which = cells.unique(dim=0, return_inverse=True)
-    if len(distinct) == 1:
-        return _translate(maps, *distinct[0].tolist())
     moved = torch.empty_like(maps)
-    for index, (dy, dx) in enumerate(distinct.tolist()):
-        rows = (which == index).nonzero().flatten().to(maps.device)
-        moved[rows] = _translate(maps[rows], dy, dx)
+    for rows, (dy, dx) in equal_moves(cells):
+        for into, of in pieces(dy, dx, maps.shape[2:]):
+            moved[rows][into] = maps[rows][of]
     return moved
 
 
-def _translate(maps: Tensor, dy: int, dx: int) -> Tensor:
-    height, width = maps.shape[2:]
-    top, bottom = _margins(dy, height)
-    left, right = _margins(dx, width)
-    kept = maps[..., bottom : height - top, right : width - left]
-    return F.pad(kept, (left, right, top, bottom), mode='replicate')
+def equal_moves(cells: Tensor) -> Iterator[tuple[slice, list[int]]]:
+    """Neighbouring rows that move alike, and by how much: ``(M, 2)`` cells."""
+    ends = (cells.diff(dim=0) != 0).any(1).nonzero().flatten() + 1
+    for start, stop in pairwise([0, *ends.tolist(), len(cells)]):
+        yield slice(start, stop), cells[start].tolist()
 
 
-def _margins(move: int, size: int) -> tuple[int, int]:
-    """Cells to fill before and after; a move out of the map leaves its last cell."""
-    return min(max(move, 0), size - 1), min(max(-move, 0), size - 1)
+def pieces(dy: int, dx: int, size: Sequence[int]) -> Iterator[tuple[tuple, tuple]]:
+    """What goes where in a move by (dy, dx): index of the moved map, index of the map.
+
+    Two pieces per axis at most: what stays inside, and the edge that fills up what was left. The
+    edge is one cell wide, to be broadcast.
+    """
+    for rows, columns in product(_parts(dy, size[0]), _parts(dx, size[1])):
+        yield (..., rows[0], columns[0]), (..., rows[1], columns[1])
+
+
+def _parts(move: int, size: int) -> list[tuple[slice, slice]]:
+    """The pieces along one axis; a move out of the map leaves its last cell."""
+    edge = min(abs(move), size - 1)
+    if edge == 0:
+        return [(slice(None), slice(None))]
+    if move > 0:
+        return [(slice(edge, size), slice(0, size - edge)), (slice(0, edge), slice(0, 1))]
+    last = (slice(size - edge, size), slice(size - 1, size))
+    return [(slice(0, size - edge), slice(edge, size)), last]

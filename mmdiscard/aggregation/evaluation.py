@@ -6,12 +6,13 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..execution import Computed, Levels
-from .alignment import Alignment
+from .alignment import Alignment, translate
 from .geometry import Geometry
 
+PART = 2**18  # numbers worked on at once, on a CPU
+PART_ON_GPU = 2**26
 Head = Callable[[Levels, Computed], Tensor]
 
 
@@ -36,6 +37,7 @@ class Evaluation:
     ) -> None:
         self.computed = computed
         self.rows = computed.rows
+        self.positions = computed.positions
         self._head = head
         self._geometry = geometry
         self._alignment = alignment
@@ -52,30 +54,33 @@ class Evaluation:
         return self._head(self._reads(self), self.computed)
 
     @cached_property
+    def shift(self) -> Tensor | None:
+        """Displacement ``(M, 2)`` of `logits` in whole pixels; None if they stay in place."""
+        if not self._alignment.in_output_space:
+            return None
+        displacement = self._geometry.space.displacement(self.rows.states)
+        sizes = zip(self.logits.shape[2:], self.computed.inputs.shape[2:], strict=True)
+        return (displacement * torch.tensor([out / size for out, size in sizes])).round().long()
+
+    @cached_property
     def output(self) -> Tensor:
         """`logits` moved back by the displacement."""
-        if not self._alignment.in_output_space:
-            return self.logits
-        return self._alignment.output(self.logits, self.shift(self.logits))
+        return self.logits if self.shift is None else translate(self.logits, self.shift)
+
+    @cached_property
+    def entropies(self) -> Tensor:
+        """Normalised entropy of `logits` in 0..1: ``(M,)``, or ``(M, H, W)`` if dense."""
+        return normalized_entropy(self.logits)
 
     @cached_property
     def entropy(self) -> Tensor:
         """Normalised entropy ``(M,)`` in 0..1 of each row, the mean over pixels if dense."""
-        return _per_row(normalized_entropy(self.logits))
+        return _per_row(self.entropies)
 
     @cached_property
     def margin(self) -> Tensor:
         """Lead of the first class over the second, ``(M,)`` in 0..1, the mean if dense."""
         return _per_row(probability_margin(self.logits))
-
-    def shift(self, logits: Tensor) -> Tensor:
-        """Displacement ``(M, 2)`` in whole pixels of ``logits``."""
-        displacement = self._geometry.space.displacement(self.rows.states)
-        ratio = [
-            out / size
-            for out, size in zip(logits.shape[2:], self.computed.inputs.shape[2:], strict=True)
-        ]
-        return (displacement * torch.tensor(ratio)).round().long()
 
 
 def normalized_entropy(logits: Tensor) -> Tensor:
@@ -83,21 +88,44 @@ def normalized_entropy(logits: Tensor) -> Tensor:
 
     A single channel is the logit of a binary decision.
     """
-    logp = _log_probabilities(logits)
-    return -(logp.exp() * logp).sum(1) / math.log(logp.shape[1])
+    return _in_parts(_entropy, logits)
 
 
 def probability_margin(logits: Tensor) -> Tensor:
     """Lead of the first class over the second: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1."""
-    first, second = _log_probabilities(logits).exp().topk(2, dim=1).values.unbind(1)
-    return first - second
+    return _in_parts(_margin, logits)
 
 
-def _log_probabilities(logits: Tensor) -> Tensor:
+def _in_parts(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """Apply ``function`` to a few rows of pixels at a time, to work in the processor's cache."""
+    if logits.ndim < 4:
+        return function(logits)
+    elements = PART_ON_GPU if logits.is_cuda else PART
+    height = max(1, elements * logits.shape[2] // logits.numel())
+    return torch.cat([function(part) for part in logits.split(height, dim=2)], dim=1)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    # With e = exp(x - max) and Z its sum, H = log Z - sum(e (x - max)) / Z: one exponential.
+    below = _centred(logits)
+    powers = below.exp()
+    total = powers.sum(1)
+    entropy = total.log() - powers.mul_(below).sum(1).div_(total)
+    return entropy.clamp_(min=0).div_(math.log(below.shape[1]))
+
+
+def _margin(logits: Tensor) -> Tensor:
+    below = _centred(logits)
+    second = below.topk(2, dim=1).values[:, 1]
+    return (1 - second.exp()) / below.exp().sum(1)
+
+
+def _centred(logits: Tensor) -> Tensor:
+    """Logits less the largest of their row or pixel; a binary decision gets its second class."""
     logits = logits.float()
     if logits.shape[1] == 1:
         logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
-    return F.log_softmax(logits, dim=1)
+    return logits - logits.amax(1, keepdim=True)
 
 
 def _per_row(values: Tensor) -> Tensor:

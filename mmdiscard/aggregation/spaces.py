@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..execution import Levels
 from ..registry import SPACES
-from .evaluation import Evaluation, normalized_entropy
+from .evaluation import Evaluation
 
 
 class Space:
@@ -20,15 +20,19 @@ class Space:
         raise NotImplementedError
 
     def values(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
-        """The tensors to average over states, each ``(M, ...)``."""
+        """The tensors to average over states, each ``(M, ...)``, before `shift`."""
         raise NotImplementedError
+
+    def shift(self, evaluation: Evaluation) -> Tensor | None:
+        """By how many whole cells ``(M, 2)`` values and weights are moved; None for not at all."""
+        return None
 
     def logits(self, merged: tuple[Tensor, ...], head: Callable[[Levels], Tensor]) -> Tensor:
         """Logits of the merged tensors."""
         raise NotImplementedError
 
     def entropy(self, evaluation: Evaluation) -> Tensor:
-        """Normalised entropy at the places where values are averaged: ``(M,)`` or ``(M, H, W)``."""
+        """Normalised entropy at the places of the values: ``(M,)`` or ``(M, H, W)``."""
         raise NotImplementedError
 
 
@@ -59,10 +63,13 @@ class LogitSpace(Space):
         return evaluation.aligned
 
     def values(self, evaluation: Evaluation) -> tuple[Tensor, ...]:
-        return (evaluation.output,)
+        return (evaluation.logits,)
+
+    def shift(self, evaluation: Evaluation) -> Tensor | None:
+        return evaluation.shift
 
     def logits(self, merged: tuple[Tensor, ...], head: Callable[[Levels], Tensor]) -> Tensor:
         return merged[0]
 
     def entropy(self, evaluation: Evaluation) -> Tensor:
-        return normalized_entropy(evaluation.output)
+        return evaluation.entropies

@@ -9,6 +9,7 @@ from mmengine.dist import collect_results, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..execution import DEFAULT_CACHE_BYTES
 from ..models import Ensemble, SearchResult, attach
 from ..registry import AGGREGATORS, HOOKS, SEARCHES, build
 from .checkpoint import check_checkpoint
@@ -27,6 +28,7 @@ class SubsamplingSearchHook(Hook):
         search: see `mmdiscard.attach`.
         aggregator: see `mmdiscard.attach`.
         max_rows: see `mmdiscard.attach`.
+        max_cache_bytes: see `mmdiscard.attach`.
         val: also search during validation.
         dump: name of a file in the runner's log folder that gets one JSON line per image, with its
             path and, for every pass (a view of TTA, a window of slide inference), the states and
@@ -43,6 +45,7 @@ class SubsamplingSearchHook(Hook):
         search: Mapping[str, Any] | None = None,
         aggregator: Mapping[str, Any] | None = None,
         max_rows: int | None = None,
+        max_cache_bytes: int = DEFAULT_CACHE_BYTES,
         val: bool = False,
         dump: str | None = None,
     ) -> None:
@@ -51,6 +54,7 @@ class SubsamplingSearchHook(Hook):
             search=search and build(SEARCHES, search),
             aggregator=aggregator and build(AGGREGATORS, aggregator),
             max_rows=max_rows,
+            max_cache_bytes=max_cache_bytes,
         )
         self.val = val
         self.dump = dump

@@ -18,13 +18,11 @@ class CostModel:
     Attributes:
         before: per searched group, what is computed before its first member.
         backbone: the whole backbone.
-        num_levels: how many output levels the backbone has.
         macs: multiply-accumulates of one plain forward at the size it was measured with.
     """
 
     before: tuple[float, ...]
     backbone: float
-    num_levels: int
     macs: int
 
     @property
@@ -32,11 +30,9 @@ class CostModel:
         """Everything after the backbone."""
         return 1 - self.backbone
 
-    def between(self, entry: int | None, stop: int | None) -> float:
-        """Cost of the backbone from one group to another; None for its beginning and its end."""
-        start = 0.0 if entry is None else self.before[entry]
-        end = self.backbone if stop is None else self.before[stop]
-        return end - start
+    def after(self, column: int) -> float:
+        """The backbone from a group to its end."""
+        return self.backbone - self.before[column]
 
     def prices(self, head_per_state: bool = True, head_after: bool = False) -> Prices:
         """What states cost.
@@ -83,6 +79,5 @@ def measure_cost(
     return CostModel(
         before=tuple(seen.get(column, 0) / total for column in range(len(groups))),
         backbone=whole_backbone / total,
-        num_levels=len(levels),
         macs=total // 2,
     )

@@ -1,14 +1,13 @@
 """Prefix reuse: every distinct prefix of the states is computed once.
 
-States that agree up to a group share everything before it. A state is computed by entering the
-backbone at its last group with an index other than 0, on the inputs that the members of that group
-received for its *parent*: the state with that index set to 0. So the default state is one whole
-forward, and every other one starts as late as it can. Images that went different ways are still
-computed together, group by group.
+States that agree up to a group share everything before it. So a state begins where it first
+differs from every state computed so far: the backbone is entered at that group, on the inputs that
+its members received for a state with the same beginning. Images that went different ways are still
+computed together, group by group. The deepest beginnings come first, which leaves little to keep.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,30 +15,24 @@ from torch import Tensor
 
 from ..search import Rows
 from ..subsampling import StateHooks
-from ..subsampling.hooks import ReachedEnd
+from .cache import PrefixCache, Slab, Spot, State
 from .cost import CostModel
-from .rows import Computed, Levels, check_max_rows
+from .entry import Entries
+from .limits import Limits
+from .rows import Computed, Levels
 
-State = tuple[int, ...]
-Key = tuple[int, State]  # image of the batch, state
-
-GIBIBYTE = 2**30
+START = -1  # in the place of a column: begin from the image
 
 
 class PrefixExecutor:
-    """Computes states by branching off what their parents computed.
+    """Computes states by branching off what other states computed.
 
     Args:
         forward: the backbone, ``(M, 3, H, W)`` to its output levels.
         hooks: put states into that backbone, and inputs in front of its groups.
         cost: what the parts of the backbone cost.
-        max_rows: at most so many rows are in flight at once; None for as many as the batch has
-            images, which is what fits in memory without mmdiscard.
-        max_cache_bytes: recorded inputs are kept up to this size; states whose parent's inputs were
-            dropped are computed from the image.
-
-    Raises:
-        MMDiscardError: if ``max_rows`` is not a whole number of at least 1.
+        entries: at which groups the backbone can be entered.
+        limits: bounds on memory; may be exchanged between batches.
     """
 
     def __init__(
@@ -47,87 +40,47 @@ class PrefixExecutor:
         forward: Callable[[Tensor], Levels],
         hooks: StateHooks,
         cost: CostModel,
-        max_rows: int | None = None,
-        max_cache_bytes: int = GIBIBYTE,
+        entries: Entries,
+        limits: Limits | None = None,
     ) -> None:
         self.forward = forward
         self.hooks = hooks
         self.cost = cost
-        self.max_rows = check_max_rows(max_rows)
-        self.max_cache_bytes = max_cache_bytes
-        self._empty_rows = 0  # rows of the dummy batch that re-enters: 0, or 1 if that is refused
+        self.entries = entries
+        self.limits = limits or Limits()
 
     def start(self, images: Tensor) -> 'PrefixRun':
         """Begin a batch ``(N, 3, H, W)``."""
         return PrefixRun(self, images)
 
-    def whole(self, images: Tensor, states: Tensor, **record: object) -> tuple[Levels, dict]:
-        """Compute rows from their images."""
-        return self._run(images, states, **record)
 
-    def enter(
-        self, images: Tensor, states: Tensor, entry: int, fed: dict, **record: object
-    ) -> tuple[Levels, dict]:
-        """Compute rows from the inputs of the group ``entry``; levels before it are not filled."""
-        while True:
-            try:
-                return self._run(images[: self._empty_rows], states, entry=entry, fed=fed, **record)
-            except (RuntimeError, ZeroDivisionError, ValueError):
-                if self._empty_rows:
-                    raise
-                self._empty_rows = 1
-
-    def _run(self, images: Tensor, states: Tensor, **options: object) -> tuple[Levels, dict]:
-        with self.hooks.select(states, **options) as selection:
-            try:
-                levels = self.forward(images)
-            except ReachedEnd:
-                levels = ()
-        return levels, selection.recorded
-
-
-@dataclass
-class _Record:
-    """What rows of one forward left for their children to enter with; emptied when evicted.
-
-    Attributes:
-        inputs: by group column and member name, ``(M, C, H, W)``.
-        levels: by index, the output levels ``(M, C, h, w)`` in front of one of those groups, which
-            children do not compute again.
-    """
-
-    inputs: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    levels: dict[int, Tensor] = field(default_factory=dict)
-
-    def bytes(self) -> int:
-        tensors = [t for members in self.inputs.values() for t in members.values()]
-        return sum(t.numel() * t.element_size() for t in [*tensors, *self.levels.values()])
-
-    def evict(self) -> None:
-        self.inputs, self.levels = {}, {}
-
-
-@dataclass
-class _Step:
+@dataclass(eq=False)
+class _Job:
     """One state of one image that is to be computed.
 
     Attributes:
-        key: image and state.
-        position: where it stands among the rows asked for; None for a parent nobody asked for.
-        columns: groups at which descendants will branch off.
+        image: of the batch.
+        state: its indices.
+        position: where it stands among the rows asked for.
+        entry: the column at which it is planned to begin.
+        keep: columns where states of later calls begin.
+        feeds: by column, jobs of this call that begin there on what this one computes.
     """
 
-    key: Key
-    position: int | None = None
-    columns: set[int] = field(default_factory=set)
+    image: int
+    state: State
+    position: int
+    entry: int = START
+    keep: set[int] = field(default_factory=set)
+    feeds: dict[int, list['_Job']] = field(default_factory=lambda: defaultdict(list))
+
+    def spot(self, column: int) -> Spot:
+        return self.image, column, self.state[:column]
 
     @property
-    def entry(self) -> int | None:
-        return last_decided(self.key[1])
-
-    @property
-    def generation(self) -> int:
-        return sum(index != 0 for index in self.key[1])
+    def columns(self) -> set[int]:
+        """Where something of this job is wanted."""
+        return self.keep | self.feeds.keys()
 
 
 class PrefixRun:
@@ -142,126 +95,177 @@ class PrefixRun:
         self._executor = executor
         self._images = images
         self._groups = executor.hooks.space.groups
-        self._records: dict[Key, tuple[_Record, int]] = {}  # with the row of the key
-        self._kept: list[_Record] = []  # oldest first
+        self._cache = PrefixCache(executor.limits.max_cache_bytes)
+        self._users: dict[Spot, int] = {}  # of rows that nobody wants after this call
 
-    def compute(self, rows: Rows, more_to_come: bool = False) -> Iterator[Computed]:
-        """Yield the rows in parts, each row once, parents before children.
+    def compute(self, rows: Rows) -> Iterator[Computed]:
+        """Yield the rows in parts, each row once."""
+        ready: dict[int, list[_Job]] = defaultdict(list)  # by where they can begin
+        for job in self._plan(rows):
+            ready[job.entry].append(job)
+        limit = self._executor.limits.rows(len(self._images))
+        while ready:
+            entry = max(ready)
+            jobs = sorted(ready.pop(entry), key=lambda job: job.position)
+            if len(jobs) > limit:
+                ready[entry] = jobs[limit:]
+            jobs = self._able(jobs[:limit], entry, ready)
+            if jobs:
+                yield self._forward(jobs, entry)
+            for job in jobs:
+                for column, fed in job.feeds.items():
+                    ready[column] += fed
+
+    def _plan(self, rows: Rows) -> list[_Job]:
+        """Jobs that can begin at once; the others are to be fed by them."""
+        states = map(tuple, rows.states.tolist())
+        jobs = [
+            _Job(image, state, position)
+            for position, (image, state) in enumerate(
+                zip(rows.images.tolist(), states, strict=True)
+            )
+        ]
+        wanted = [()] * len(jobs) if rows.open is None else map(_columns, rows.open)
+        for job, columns in zip(jobs, wanted, strict=True):
+            job.keep.update(columns)
+        planned, owners, previous = [], [], None
+        # Next to each other, states of an image share the longest beginning that any two share.
+        for job in sorted(jobs, key=lambda job: (job.image, job.state)):
+            if previous is None or previous.image != job.image:
+                owners = [job] * len(self._groups)
+            shared = -1 if owners[0] is job else _agreement(previous.state, job.state)
+            owners[shared + 1 :] = [job] * (len(self._groups) - shared - 1)
+            if not self._assign(job, owners[: shared + 1]):
+                planned.append(job)
+            job.keep = {column for column in job.keep if self._is_new(job, column, owners)}
+            previous = job
+        return planned
+
+    def _assign(self, job: _Job, owners: Sequence[_Job]) -> bool:
+        """Say where a job begins; whether that is on what another job of this call computes.
 
         Args:
-            rows: what to compute.
-            more_to_come: whether later calls may ask for descendants of these states.
+            owners: by column, the job that is the first to compute what ``job`` needs there.
         """
-        keys = list(zip(rows.images.tolist(), map(tuple, rows.states.tolist()), strict=True))
-        batches: dict[tuple, list[_Step]] = defaultdict(list)
-        for step in self._plan(keys, more_to_come):
-            batches[step.generation, step.position is None, step.entry].append(step)
-        limit = self._executor.max_rows or len(self._images)
-        for order in sorted(batches, key=lambda o: (o[0], -1 if o[2] is None else o[2], o[1])):
-            steps = batches[order]
-            for start in range(0, len(steps), limit):
-                yield from self._take(steps[start : start + limit])
+        for column in reversed(range(len(self._groups))):
+            if not self._executor.entries.possible(column):
+                continue
+            if job.spot(column) in self._cache:
+                job.entry = column
+                return False
+            if column < len(owners) and owners[column].entry < column:
+                job.entry = column
+                owners[column].feeds[column].append(job)
+                return True
+        return False
 
-    def _plan(self, keys: Sequence[Key], more_to_come: bool) -> Iterable[_Step]:
-        """The steps for ``keys`` and for the parents that they need."""
-        steps: dict[Key, _Step] = {}
-        for position, key in enumerate(keys):
-            self._step(steps, key).position = position
-        if more_to_come:
-            for step in map(steps.get, keys):
-                first_open = 0 if step.entry is None else step.entry + 1
-                step.columns.update(range(first_open, len(self._groups)))
-        return steps.values()
+    def _is_new(self, job: _Job, column: int, owners: Sequence[_Job]) -> bool:
+        """Whether what a job computes in front of a group is worth keeping."""
+        possible = self._executor.entries.possible(column)
+        return possible and column > job.entry and owners[column] is job
 
-    def _step(self, steps: dict[Key, _Step], key: Key) -> _Step:
-        """The step of ``key``, with those of its ancestors told to record what it enters with."""
-        if key not in steps:
-            steps[key] = _Step(key)
-            column = last_decided(key[1])
-            if column is not None and parent_of(key) not in self._records:
-                self._step(steps, parent_of(key)).columns.add(column)
-        return steps[key]
+    def _able(
+        self, jobs: Sequence[_Job], entry: int, ready: dict[int, list[_Job]]
+    ) -> Sequence[_Job]:
+        """The jobs whose beginning is still there; the others are put back for an earlier one."""
+        if entry == START:
+            return jobs
+        able = []
+        for job in jobs:
+            if job.spot(entry) in self._cache:
+                able.append(job)
+            else:
+                columns = range(entry)
+                known = [column for column in columns if job.spot(column) in self._cache]
+                ready[max(known, default=START)].append(job)
+        return able
 
-    def _take(self, steps: Sequence[_Step]) -> Iterator[Computed]:
-        """Compute steps of one generation and entry, those with a lost parent from the image."""
-        entry = steps[0].entry
-        able = [step for step in steps if entry is not None and self._parent_has(step, entry)]
-        rest = [step for step in steps if step not in able]
-        # Those that can enter go first: what the others record may push their parents' inputs out.
-        for part, start in ((able, entry), (rest, None)):
-            if part:
-                yield from self._forward(part, start)
-
-    def _forward(self, steps: Sequence[_Step], entry: int | None) -> Iterator[Computed]:
-        """One forward, entered at ``entry``; what was asked for of it."""
-        index = torch.tensor([step.key[0] for step in steps])
-        states = torch.tensor([step.key[1] for step in steps])
-        columns = sorted(set().union(*(step.columns for step in steps)))
-        asked = steps[0].position is not None
-        options = dict(record=columns, stop=not asked and not self._in_front(columns))
-        if entry is None:
-            whole_batch = torch.equal(index, torch.arange(len(self._images)))
-            images = self._images if whole_batch else self._images[index.to(self._images.device)]
-            levels, inputs = self._executor.whole(images, states, **options)
+    def _forward(self, jobs: Sequence[_Job], entry: int) -> Computed:
+        """One forward, entered at ``entry``."""
+        index = torch.tensor([job.image for job in jobs])
+        states = torch.tensor([job.state for job in jobs])
+        columns = sorted(set().union(*(job.columns for job in jobs)))
+        images = self._images
+        if entry == START:
+            if not torch.equal(index, torch.arange(len(images))):
+                images = images[index.to(images.device)]
+            levels, inputs = self._run(images, states, record=columns)
         else:
-            images = self._images
-            parents = [self._records[parent_of(step.key)] for step in steps]
+            rows = [self._cache[job.spot(entry)] for job in jobs]
             fed = {
-                name: _gather([(record.inputs[entry][name], row) for record, row in parents])
+                name: _gather([(slab.inputs[name], row) for slab, row in rows])
                 for name in self._groups[entry].members
             }
-            levels, inputs = self._executor.enter(images, states, entry, fed, **options)
-            levels = self._fill(levels, entry, parents)
-        self._account(len(steps), entry, max(columns, default=None) if options['stop'] else None)
-        if columns:
-            shallow = self._in_front(columns)
-            self._keep(steps, _Record(inputs, {i: levels[i] for i in shallow if levels}))
-        if asked:
-            positions = torch.tensor([step.position for step in steps])
-            yield Computed(Rows(index, states), self._images, levels, positions)
+            for job in jobs:
+                self._release(job.spot(entry))
+            dummy = self._executor.entries.dummy_rows[entry]
+            levels, inputs = self._run(images[:dummy], states, entry=entry, fed=fed, record=columns)
+            levels = self._fill(levels, entry, rows)
+        self._account(len(jobs), entry)
+        for column in columns:
+            self._keep(jobs, column, inputs[column], levels)
+        return Computed(
+            Rows(index, states), images, levels, torch.tensor([job.position for job in jobs])
+        )
 
-    def _parent_has(self, step: _Step, column: int) -> bool:
-        record, _ = self._records.get(parent_of(step.key), (_Record(), 0))
-        return column in record.inputs
+    def _run(self, images: Tensor, states: Tensor, **options: object) -> tuple[Levels, dict]:
+        with self._executor.hooks.select(states, **options) as selection:
+            return self._executor.forward(images), selection.recorded
 
-    def _in_front(self, columns: Sequence[int]) -> set[int]:
-        """Output levels that children which enter at one of these groups take from their parent."""
-        every = set(range(self._executor.cost.num_levels))
-        return set().union(*(every - set(self._groups[column].levels) for column in columns))
-
-    def _fill(self, levels: Levels, entry: int, parents: Sequence[tuple[_Record, int]]) -> Levels:
-        """Take output levels that lie in front of ``entry`` from the parents."""
+    def _fill(self, levels: Levels, entry: int, rows: Sequence[tuple[Slab, int]]) -> Levels:
+        """Take output levels that lie in front of ``entry`` from where the rows began."""
         behind = self._groups[entry].levels
         return tuple(
-            level
-            if i in behind or not levels
-            else _gather([(record.levels[i], row) for record, row in parents])
+            level if i in behind else _gather([(slab.levels[i], row) for slab, row in rows])
             for i, level in enumerate(levels)
         )
 
-    def _keep(self, steps: Sequence[_Step], record: _Record) -> None:
-        self._kept.append(record)
-        self._records.update({step.key: (record, row) for row, step in enumerate(steps)})
-        size = sum(kept.bytes() for kept in self._kept)
-        while size > self._executor.max_cache_bytes:
-            oldest = self._kept.pop(0)
-            size -= oldest.bytes()
-            oldest.evict()
+    def _keep(
+        self, jobs: Sequence[_Job], column: int, inputs: dict[str, Tensor], levels: Levels
+    ) -> None:
+        """Keep what the jobs that are wanted for it have in front of a group."""
+        rows = [row for row, job in enumerate(jobs) if column in job.columns]
+        spots = [jobs[row].spot(column) for row in rows]
+        for row, spot in zip(rows, spots, strict=True):
+            if column not in jobs[row].keep:
+                self._users[spot] = len(jobs[row].feeds[column])
+        in_front = set(range(len(levels))) - set(self._groups[column].levels)
+        self._cache.add(
+            Slab(
+                inputs={name: _gather([(t, row) for row in rows]) for name, t in inputs.items()},
+                levels={i: _gather([(levels[i], row) for row in rows]) for i in in_front},
+                saves=self._executor.cost.before[column],
+                spots=set(spots),
+            ),
+            spots,
+        )
 
-    def _account(self, rows: int, entry: int | None, stop: int | None) -> None:
-        self.cost += rows * self._executor.cost.between(entry, stop) / len(self._images)
+    def _release(self, spot: Spot) -> None:
+        """One user less of a row; the last one of a row that was for this call alone frees it."""
+        if spot in self._users:
+            self._users[spot] -= 1
+            if self._users[spot] <= 0:
+                del self._users[spot]
+                self._cache.drop(spot)
+
+    def _account(self, rows: int, entry: int) -> None:
+        model = self._executor.cost
+        if entry == START:
+            cost = rows * model.backbone
+        else:
+            dummy = self._executor.entries.dummy_rows[entry]
+            cost = rows * model.after(entry) + dummy * model.before[entry]
+        self.cost += cost / len(self._images)
 
 
-def last_decided(state: State) -> int | None:
-    """Column of the last group whose index is not 0; None for the default state."""
-    return max((column for column, index in enumerate(state) if index), default=None)
+def _columns(mask: Tensor) -> list[int]:
+    return mask.nonzero().flatten().tolist()
 
 
-def parent_of(key: Key) -> Key:
-    """The same image, with the last index that is not 0 set to 0."""
-    image, state = key
-    column = last_decided(state)
-    return image, state[:column] + (0,) + state[column + 1 :]
+def _agreement(a: State, b: State) -> int:
+    """The last column in front of which two states agree."""
+    differing = (column for column, (i, j) in enumerate(zip(a, b, strict=True)) if i != j)
+    return next(differing, len(a) - 1)
 
 
 def _gather(rows: Sequence[tuple[Tensor, int]]) -> Tensor:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import MMDiscardError
 from ..search import Rows
 from ..subsampling import StateHooks
+from .limits import Limits
 
 Levels = tuple[Tensor, ...]
 
@@ -32,31 +32,24 @@ class Computed:
 
 
 class RowExecutor:
-    """Computes each row by one pass through the backbone.
-
-    An executor is the one place that decides how states share computation: whatever replaces this
-    one needs `run` alone.
+    """Computes each row by one pass through the backbone: plain, and what others are held against.
 
     Args:
         forward: the backbone, ``(M, 3, H, W)`` to its output levels.
         hooks: put states into that backbone.
-        max_rows: at most so many rows are in flight at once; None for as many as the batch has
-            images, which is what fits in memory without mmdiscard.
-
-    Raises:
-        MMDiscardError: if ``max_rows`` is not a whole number of at least 1.
+        limits: bounds on memory.
     """
 
     def __init__(
-        self, forward: Callable[[Tensor], Levels], hooks: StateHooks, max_rows: int | None = None
+        self, forward: Callable[[Tensor], Levels], hooks: StateHooks, limits: Limits | None = None
     ) -> None:
         self.forward = forward
         self.hooks = hooks
-        self.max_rows = check_max_rows(max_rows)
+        self.limits = limits or Limits()
 
     def run(self, inputs: Tensor, rows: Rows) -> Iterator[Computed]:
-        """Yield the rows in order, in parts of at most ``max_rows``."""
-        limit = self.max_rows or len(inputs)
+        """Yield the rows in order, in parts within the limit."""
+        limit = self.limits.rows(len(inputs))
         for start in range(0, len(rows), limit):
             part = rows[start : start + limit]
             yield self._compute(inputs, part)
@@ -66,15 +59,3 @@ class RowExecutor:
         images = inputs if whole_batch else inputs[rows.images.to(inputs.device)]
         with self.hooks.select(rows.states):
             return Computed(rows, images, self.forward(images))
-
-
-def check_max_rows(max_rows: int | None) -> int | None:
-    """Return ``max_rows`` if it is None or a whole number of at least 1.
-
-    Raises:
-        MMDiscardError: otherwise.
-    """
-    whole = isinstance(max_rows, int) and not isinstance(max_rows, bool)
-    if max_rows is not None and (not whole or max_rows < 1):
-        raise MMDiscardError(f'max_rows must be a whole number of at least 1; got {max_rows!r}')
-    return max_rows

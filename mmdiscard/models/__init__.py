@@ -9,7 +9,8 @@ from .adapters import (
     unwrap,
 )
 from .attach import attach
-from .ensemble import Ensemble, SearchResult, StateOutputs
+from .ensemble import Ensemble
+from .results import SearchResult, StateOutputs
 from .timm_adapter import TimmAdapter
 from .tta import DiscardClsTTA, DiscardSegTTA
 

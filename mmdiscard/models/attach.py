@@ -5,7 +5,7 @@ from typing import Any
 
 from ..aggregation import Aggregator
 from ..errors import MMDiscardError
-from ..execution import check_max_rows
+from ..execution import DEFAULT_CACHE_BYTES, Limits
 from ..registry import AGGREGATORS, SEARCHES, build
 from ..search import Search
 from ..subsampling import StateSpace, map_subsampling, select_groups
@@ -19,6 +19,7 @@ def attach(
     search: Mapping[str, Any] | Search | None = None,
     aggregator: Mapping[str, Any] | Aggregator | None = None,
     max_rows: int | None = None,
+    max_cache_bytes: int = DEFAULT_CACHE_BYTES,
 ) -> Ensemble:
     """Let a model predict with activations that its subsampling layers discard.
 
@@ -35,6 +36,8 @@ def attach(
             for classifiers, the mean of exactly aligned logits for segmentors.
         max_rows: at most so many rows (image times state) are in flight at once; default the batch
             size.
+        max_cache_bytes: what is kept of earlier states for later ones takes at most so much memory;
+            beyond it they are computed again.
 
     Raises:
         MMDiscardError: if anything does not fit: unknown names, a bad budget, an aggregator that
@@ -49,12 +52,12 @@ def attach(
     search = build(SEARCHES, search or dict(type='GreedySearch', budget=10))
     aggregator = build(AGGREGATORS, aggregator or adapter.default_aggregator)
     aggregator.check(adapter.dense)
-    max_rows = check_max_rows(max_rows)
+    limits = Limits(max_rows, max_cache_bytes)
     which, input_size = _subsampling_options(subsampling or {})
     found = map_subsampling(adapter.backbone_of(model), input_size)
     groups = select_groups(found.groups, which)
     search.prepare(StateSpace(groups))
-    return Ensemble(adapter(model), found, groups, search, aggregator, max_rows)
+    return Ensemble(adapter(model), found, groups, search, aggregator, limits)
 
 
 def _subsampling_options(options: Mapping[str, Any]) -> tuple[Any, tuple[int, int]]:

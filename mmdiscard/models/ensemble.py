@@ -1,15 +1,14 @@
 """An ensemble of states inside one model: the walk from images to merged logits."""
 
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ..aggregation import Aggregator, Evaluation, Geometry
 from ..errors import MMDiscardError
@@ -17,49 +16,18 @@ from ..execution import (
     Computed,
     CostModel,
     Levels,
+    Limits,
     PrefixExecutor,
     RowExecutor,
+    find_entries,
     measure_cost,
 )
-from ..search import Feedback, Rows, Search, SearchRounds, Signals
+from ..search import Prices, Rows, Search, each_of
 from ..subsampling import StateHooks, SubsamplingGroup, SubsamplingMap
-from ..subsampling.discovery import blank_image, inference_mode
-from .adapters import ModelAdapter
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What the search did for one batch.
-
-    Attributes:
-        states: ``(N, B, G)`` states of every image, in the order in which they were found. Where
-            images used different numbers of states, the rest of a row is -1.
-        scores: ``(N, B)`` their scores, lower is better (the rest NaN); None where the search asks
-            for none.
-        counts: ``(N,)`` how many states each image used.
-        cost: multiply-accumulates per image, in units of one plain forward.
-        bound: the least they could be: every distinct prefix of the states computed once, and the
-            head run as often as the aggregator and the criterion ask for. The mean over images.
-    """
-
-    states: Tensor
-    scores: Tensor | None
-    counts: Tensor
-    cost: float
-    bound: float
-
-
-@dataclass(frozen=True)
-class StateOutputs:
-    """What single states give, not aligned.
-
-    Attributes:
-        features: per output level ``(N, P, C, h, w)``.
-        logits: ``(N, P, K)``, or ``(N, P, K, H, W)`` if dense.
-    """
-
-    features: tuple[Tensor, ...]
-    logits: Tensor
+from ..subsampling.backbone import blank_image, inference_mode
+from .adapters import ModelAdapter, Predict
+from .batch import Batch
+from .results import SearchResult, StateOutputs, search_result
 
 
 class Ensemble:
@@ -73,13 +41,15 @@ class Ensemble:
         groups: the groups to search.
         search: chooses states.
         aggregator: merges them.
-        max_rows: bound on rows in flight, see `PrefixExecutor`.
+        limits: bounds on memory.
 
     Attributes:
-        groups: the searched groups, in the order in which states index them.
+        groups: the searched groups.
+        space: their states.
         cost_model: what the parts of the model cost.
         prices: what states cost with this search and aggregator; ``prices.of(states)`` is the
             prefix-tree bound of a set of states.
+        executor: computes states.
         last: `SearchResult` of the last batch; None before the first.
         listeners: called with every `SearchResult`.
     """
@@ -91,7 +61,7 @@ class Ensemble:
         groups: tuple[SubsamplingGroup, ...],
         search: Search,
         aggregator: Aggregator,
-        max_rows: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.adapter = adapter
         self.groups = groups
@@ -99,30 +69,40 @@ class Ensemble:
         self.aggregator = aggregator
         self.last: SearchResult | None = None
         self.listeners: list[Callable[[SearchResult], None]] = []
+        self._predict: Predict = self.predict
         self._hooks = StateHooks(adapter.backbone, groups)
-        self._space = self._hooks.space
-        self._geometry = Geometry(self._space, found.strides)
+        self.space = self._hooks.space
+        self.geometry = Geometry(self.space, found.strides)
         try:
             self.cost_model = self._measure_cost(found.input_size)
+            self.executor = PrefixExecutor(
+                adapter.features,
+                self._hooks,
+                self.cost_model,
+                self._find_entries(found.input_size),
+                limits,
+            )
         except BaseException:
             self.detach()
             raise
-        self.prices = self.cost_model.prices(
-            head_per_state=search.needs_prediction
-            or aggregator.needs_prediction
-            or not aggregator.space.head_after,
-            head_after=aggregator.space.head_after,
-        )
-        self._executor = PrefixExecutor(adapter.features, self._hooks, self.cost_model, max_rows)
-        adapter.install(self.predict)
+        adapter.install(lambda images, context: self._predict(images, context))
 
-    @property
+    @cached_property
+    def prices(self) -> Prices:
+        prices = self._prices(self.search.needs_prediction or self.aggregator.needs_prediction)
+        one = self.search.most_states(self.space, prices) == 1
+        return self._prices(False) if one else prices
+
+    @cached_property
     def budget(self) -> int:
         """Number of states per image at most, ``B``."""
-        return self.search.most_states(self._space, self.prices)
+        return self.search.most_states(self.space, self.prices)
 
     def predict(self, images: Tensor, context: Any = None) -> Tensor:
         """Search, compute, align and merge.
+
+        Where a GPU runs out of memory, rows and cache are halved from then on and the batch begins
+        again.
 
         Args:
             images: ``(N, 3, H, W)``, preprocessed.
@@ -131,17 +111,39 @@ class Ensemble:
         Returns:
             Logits ``(N, K)``, or ``(N, K, H, W)`` if dense.
         """
-        batch = _Batch(self, images, context)
-        rounds = self.search.rounds(len(images), self._space, self.prices)
-        if self.search.needs_prediction:
-            rows, scores = _converse(rounds, partial(batch.take_in, more_to_come=True))
-        else:
-            # The states are known before anything is computed, so compute them in one go.
-            rows, scores = _converse(rounds, batch.judge)
-            batch.take_in(rows)
-        logits = batch.logits()
-        self._publish(rows, scores, batch)
-        return logits
+        while True:
+            try:
+                return self._merged(images, context)
+            except torch.cuda.OutOfMemoryError:
+                limits = self.executor.limits.halved(len(images))
+                if limits is None:
+                    raise
+            # Not inside the handler: what it holds of the failed batch has to be free by now.
+            self._lower(limits)
+
+    def explore(self, images: Tensor, states: Tensor, context: Any = None) -> Iterator[Evaluation]:
+        """Compute given states of every image, sharing what they have in common.
+
+        Args:
+            images: ``(N, 3, H, W)``, preprocessed.
+            states: ``(P, G)``.
+            context: as for `predict`.
+
+        Yields:
+            Parts of the ``P * N`` rows, each with its aligned features or output when asked.
+        """
+        states = self.space.check(states)
+        batch = Batch(self, images, context)
+        yield from batch.evaluations(each_of(states, torch.arange(len(images))))
+
+    @contextmanager
+    def route(self, predict: Predict) -> Iterator[None]:
+        """Let the model predict by ``predict(images, context)`` instead, within a context."""
+        self._predict = predict
+        try:
+            yield
+        finally:
+            self._predict = self.predict
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, states: Tensor, context: Any = None) -> StateOutputs:
@@ -156,18 +158,23 @@ class Ensemble:
             MMDiscardError: if a state does not fit `groups`.
         """
         count = len(inputs)
-        states = self._space.check(states)
+        states = self.space.check(states)
         states = states.expand(count, *states.shape[-2:]).transpose(0, 1)
         rows = Rows(torch.arange(count).repeat(len(states)), states.flatten(0, 1))
         parts = list(RowExecutor(self.adapter.features, self._hooks).run(inputs, rows))
         context = context or self.adapter.default_context(inputs)
-        logits = [self._head(context, part.features, part) for part in parts]
+        logits = [self.head(context, part.features, part) for part in parts]
         levels = zip(*(part.features for part in parts), strict=True)
 
         def per_image(tensors: tuple[Tensor, ...]) -> Tensor:
             return torch.cat(tensors).unflatten(0, (len(states), count)).transpose(0, 1)
 
         return StateOutputs(tuple(per_image(level) for level in levels), per_image(tuple(logits)))
+
+    def head(self, context: Any, levels: Levels, computed: Computed) -> Tensor:
+        """Logits of computed rows, from their levels or from what became of those."""
+        rows = computed.rows.images.tolist()
+        return self.adapter.head(levels, computed.inputs, self.adapter.context_of(context, rows))
 
     def detach(self) -> None:
         """Give the model back bit for bit as it was; a second call does nothing."""
@@ -187,13 +194,41 @@ class Ensemble:
     ) -> None:
         self.detach()
 
-    def _head(self, context: Any, levels: Levels, computed: Computed) -> Tensor:
-        rows = computed.rows.images.tolist()
-        return self.adapter.head(levels, computed.inputs, self.adapter.context_of(context, rows))
+    def _merged(self, images: Tensor, context: Any) -> Tensor:
+        batch = Batch(self, images, context)
+        batch.follow(self.search.rounds(len(images), self.space, self.prices))
+        logits = batch.logits()
+        self.last = search_result(len(images), batch.asked, batch.answers, batch.cost, self.prices)
+        for listener in self.listeners:
+            listener(self.last)
+        return logits
+
+    def _lower(self, limits: Limits) -> None:
+        torch.cuda.empty_cache()
+        self.executor.limits = limits
+        print_log(
+            f'mmdiscard: the GPU ran out of memory; from now on at most max_rows={limits.max_rows} '
+            f'rows and max_cache_bytes={limits.max_cache_bytes} are in use. Setting them so from '
+            'the beginning saves the attempt.',
+            'current',
+            level=30,
+        )
+
+    def _prices(self, looks_at_predictions: bool) -> Prices:
+        after = self.aggregator.space.head_after
+        return self.cost_model.prices(
+            head_per_state=looks_at_predictions or not after, head_after=after
+        )
+
+    def _find_entries(self, input_size: tuple[int, int]) -> Any:
+        image = blank_image(self.adapter.backbone, input_size)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn((2, *image.shape[1:]), generator=generator)
+        with inference_mode(self.adapter.model):
+            return find_entries(self.adapter.features, self._hooks, noise.to(image))
 
     def _measure_cost(self, input_size: tuple[int, int]) -> CostModel:
-        backbone = self.adapter.backbone
-        image = blank_image(backbone, input_size)
+        image = blank_image(self.adapter.backbone, input_size)
         context = self.adapter.default_context(image)
         try:
             with inference_mode(self.adapter.model):
@@ -208,125 +243,3 @@ class Ensemble:
                 f'the model does not run on an image of {input_size}: {error}; if another size '
                 'would do, set `input_size` in `subsampling`'
             ) from error
-
-    def _publish(self, rows: Rows, scores: Tensor | None, batch: '_Batch') -> None:
-        count = len(batch.images)
-        by_image = rows.images.argsort(stable=True)
-        counts = rows.images.bincount(minlength=count)
-        states = rows.states[by_image].split(counts.tolist())
-        self.last = SearchResult(
-            states=pad_sequence(states, batch_first=True, padding_value=-1),
-            scores=None
-            if scores is None
-            else pad_sequence(
-                scores[by_image].split(counts.tolist()),
-                batch_first=True,
-                padding_value=float('nan'),
-            ),
-            counts=counts,
-            cost=batch.run.cost + self.cost_model.head * batch.heads / count,
-            bound=sum(self.prices.of(own.tolist()) for own in states) / count,
-        )
-        for listener in self.listeners:
-            listener(self.last)
-
-
-class _Batch:
-    """One batch on its way through an ensemble.
-
-    Attributes:
-        run: computes its states.
-        heads: how many rows went through the head.
-    """
-
-    def __init__(self, ensemble: Ensemble, images: Tensor, context: Any) -> None:
-        self.ensemble = ensemble
-        self.images = images
-        self.run = ensemble._executor.start(images)
-        self.heads = 0
-        self._context = ensemble.adapter.default_context(images) if context is None else context
-        self._merge = ensemble.aggregator.merge(len(images))
-
-    def take_in(self, rows: Rows, more_to_come: bool = False) -> Feedback:
-        """Compute rows, merge them, and judge them if the search looks at predictions."""
-        parts = []
-        for computed in self.run.compute(rows, more_to_come):
-            evaluation = Evaluation(
-                computed,
-                self._head,
-                self.ensemble._geometry,
-                self.ensemble.aggregator.alignment,
-                self.ensemble.aggregator.space.head_input,
-            )
-            if more_to_come:
-                parts.append((computed.positions, self.judge(computed.rows, evaluation)))
-            self._merge.add(evaluation)
-        return _in_order(parts)
-
-    def judge(self, rows: Rows, evaluation: Evaluation | None = None) -> Feedback:
-        """What the search is told of rows."""
-        search = self.ensemble.search
-        signals = Signals(
-            displacement=self.ensemble._space.displacement(rows.states),
-            image_keys=lambda: image_keys(self.images)[rows.images],
-            entropy=lambda: evaluation.entropy,
-            margin=lambda: evaluation.margin,
-        )
-        return Feedback(
-            scores=search.criterion and search.criterion.score(rows, signals),
-            confident=search.gate and search.gate.confident(signals),
-        )
-
-    def logits(self) -> Tensor:
-        """The merged prediction."""
-        count = len(self.images)
-        whole = Computed(
-            Rows(torch.arange(count), self.ensemble._space.default(count)), self.images, ()
-        )
-        return self.ensemble.aggregator.space.logits(
-            self._merge.result(), lambda levels: self._head(levels, whole)
-        )
-
-    def _head(self, levels: Levels, computed: Computed) -> Tensor:
-        self.heads += len(computed.rows)
-        return self.ensemble._head(self._context, levels, computed)
-
-
-def _converse(
-    rounds: SearchRounds, answer: Callable[[Rows], Feedback]
-) -> tuple[Rows, Tensor | None]:
-    """Answer a search until it ends; all its rows and their scores."""
-    asked, scores = [next(rounds)], []
-    while True:
-        feedback = answer(asked[-1])
-        scores.append(feedback.scores)
-        try:
-            asked.append(rounds.send(feedback))
-        except StopIteration:
-            break
-    rows = Rows(
-        torch.cat([rows.images for rows in asked]), torch.cat([rows.states for rows in asked])
-    )
-    return rows, None if scores[0] is None else torch.cat(scores)
-
-
-def _in_order(parts: list[tuple[Tensor, Feedback]]) -> Feedback:
-    """Feedback on parts as feedback on the rows in the order in which they were asked for."""
-    if not parts:
-        return Feedback()
-    order = torch.cat([positions for positions, _ in parts]).argsort()
-
-    def joined(values: list[Tensor | None]) -> Tensor | None:
-        return None if values[0] is None else torch.cat(values)[order]
-
-    return Feedback(
-        scores=joined([feedback.scores for _, feedback in parts]),
-        confident=joined([feedback.confident for _, feedback in parts]),
-    )
-
-
-def image_keys(images: Tensor) -> Tensor:
-    """A number per image that depends on its content alone: ``(N, 3, H, W)`` -> ``(N,)`` long."""
-    step = max(1, min(images.shape[2:]) // 16)
-    sample = images[:, :, ::step, ::step].float().cpu().numpy()
-    return torch.tensor([zlib.crc32(image.tobytes()) for image in sample])

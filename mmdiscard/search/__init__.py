@@ -1,6 +1,6 @@
 """Which states: the greedy tree, criteria, known state sets. Pure: no model, no features."""
 
-from .base import Feedback, Rows, Search, SearchRounds
+from .base import Feedback, Rows, Search, SearchRounds, each_of
 from .budget import Budget, Prices
 from .criteria import (
     Criterion,
@@ -33,4 +33,5 @@ __all__ = [
     'SearchRounds',
     'Signals',
     'SpreadStates',
+    'each_of',
 ]

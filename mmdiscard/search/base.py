@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..registry import GATES, build
-from ..subsampling import StateSpace
+from ..subsampling import Fingerprint, StateSpace
 from .budget import Prices
 
 
@@ -20,16 +20,20 @@ class Rows:
         images: ``(M,)`` long, which image of the batch each row belongs to: first one row for each
             image that has any, ascending, then the second row of each, and so on.
         states: ``(M, G)`` long.
+        open: ``(M, G)`` bool, the groups at which states that are yet to be asked for may branch
+            off the row, so that what they share with it is worth keeping; None for nowhere.
     """
 
     images: Tensor
     states: Tensor
+    open: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, part: slice) -> 'Rows':
-        return Rows(self.images[part], self.states[part])
+        open_groups = None if self.open is None else self.open[part]
+        return Rows(self.images[part], self.states[part], open_groups)
 
     def runs(self) -> Iterator[slice]:
         """Slices in which no image stands twice."""
@@ -75,13 +79,18 @@ class Search:
         scored = self.criterion is not None and self.criterion.needs_prediction
         return scored or self.gate is not None
 
-    def prepare(self, space: StateSpace) -> None:
-        """Check the search against the groups it will run on.
+    def prepare(self, space: StateSpace, fingerprint: Fingerprint | None = None) -> None:
+        """Check the search against the groups it will run on. Subclasses begin with this.
+
+        Args:
+            space: the states there are.
+            fingerprint: of the model, against which files are checked; None for no such check.
 
         Raises:
-            MMDiscardError: if the two do not fit.
+            MMDiscardError: if they do not fit.
         """
-        raise NotImplementedError
+        if self.gate is not None:
+            self.gate.prepare(fingerprint)
 
     def most_states(self, space: StateSpace, prices: Prices) -> int:
         """Number of states that a prediction uses at most, ``B``."""
@@ -92,6 +101,22 @@ class Search:
         raise NotImplementedError
 
 
-def each_of(states: Tensor, images: Tensor) -> Rows:
-    """Each of ``images`` in each of ``states``: ``(P, G)``, ``(m,)`` -> ``P * m`` rows."""
-    return Rows(images.repeat(len(states)), states.repeat_interleave(len(images), 0))
+def each_of(states: Tensor, images: Tensor, open_groups: Tensor | None = None) -> Rows:
+    """Each of ``images`` in each of ``states``: ``(P, G)``, ``(m,)`` -> ``P * m`` rows.
+
+    Args:
+        open_groups: ``(G,)`` bool, where later states branch off each of them.
+    """
+    every = states.repeat_interleave(len(images), 0)
+    return Rows(
+        images.repeat(len(states)),
+        every,
+        None if open_groups is None else open_groups.expand_as(every),
+    )
+
+
+def branches(state: Tensor, others: Tensor) -> Tensor:
+    """``(G,)`` bool: the groups at which ``others`` ``(P, G)`` branch off ``state`` ``(G,)``."""
+    differ = others != state
+    first = differ & (differ.cumsum(1) == 1)
+    return first.any(0)

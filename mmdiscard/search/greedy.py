@@ -8,9 +8,10 @@ import torch
 
 from ..errors import MMDiscardError
 from ..registry import CRITERIA, SEARCHES, build
-from ..subsampling import StateSpace
+from ..subsampling import Fingerprint, StateSpace
 from .base import Feedback, Rows, Search, SearchRounds
 from .budget import Budget, Prices
+from .worth import worth
 
 WORST = float(np.finfo(np.float32).max)
 ROUNDING = 1e-9
@@ -36,6 +37,10 @@ class GreedySearch(Search):
         order: which group is decided first: ``'shallow_first'`` (the paper) or ``'deep_first'``,
             where the first states are the cheapest.
         gate: config of a gate.
+        per_cost: weigh the criterion by what the next states cost. With the score s of a node, s0
+            of the default state, and the price c of a state that branches off at the node's first
+            undecided group, the node with the highest ``(s0 - s) / c`` is next; where a node is
+            worse than the default state, ``(s0 - s) * c``, so that cheaper is never worse.
 
     Raises:
         MMDiscardError: if the budget is not a whole number from 1 to the number of states nor a
@@ -48,6 +53,7 @@ class GreedySearch(Search):
         criterion: Mapping[str, Any] | None = None,
         order: str = 'shallow_first',
         gate: Mapping[str, Any] | None = None,
+        per_cost: bool = False,
     ) -> None:
         super().__init__(gate)
         if order not in ORDERS:
@@ -55,8 +61,10 @@ class GreedySearch(Search):
         self.budget = Budget.parse(budget)
         self.criterion = build(CRITERIA, criterion or dict(type='EntropyCriterion'))
         self.order = order
+        self.per_cost = per_cost
 
-    def prepare(self, space: StateSpace) -> None:
+    def prepare(self, space: StateSpace, fingerprint: Fingerprint | None = None) -> None:
+        super().prepare(space, fingerprint)
         self.budget.check(space)
 
     def most_states(self, space: StateSpace, prices: Prices) -> int:
@@ -65,13 +73,13 @@ class GreedySearch(Search):
     def rounds(self, num_images: int, space: StateSpace, prices: Prices) -> SearchRounds:
         columns = range(space.num_groups)[ORDERS[self.order]]
         tree = _Trees(num_images, self.most_states(space, prices), space, columns)
-        tree.limit_cost(self.budget.cost, prices)
-        tree.learn(tree.every, np.zeros_like(tree.every), (yield tree.roots()))
+        tree.set_prices(prices, self.budget.cost, self.per_cost)
+        roots = np.zeros_like(tree.every)
+        tree.learn(tree.every, roots, (yield tree.rows(tree.every, roots)))
         while tree.growing().any():
             images, nodes = tree.expand()
             if len(images):
-                rows = Rows(torch.from_numpy(images), torch.from_numpy(tree.states[images, nodes]))
-                tree.learn(images, nodes, (yield rows))
+                tree.learn(images, nodes, (yield tree.rows(images, nodes)))
 
 
 class _Trees:
@@ -91,6 +99,7 @@ class _Trees:
         self.columns = np.array(columns)
         self.sizes = np.array([space.groups[column].num_indices for column in columns])
         self.states = np.zeros((num_images, most, len(columns)), dtype=np.int64)
+        self.undecided = np.ones((num_images, most, len(columns)), dtype=bool)
         self.scores = np.full((num_images, most), WORST, dtype=np.float32)
         self.count = np.ones(num_images, dtype=np.int64)
         self.finished = np.zeros(num_images, dtype=bool)
@@ -102,16 +111,19 @@ class _Trees:
         self.entry_open = np.ones((num_images, 1), dtype=bool)
         self.every = np.arange(num_images)
 
-    def roots(self) -> Rows:
-        """The default state of every image."""
-        return Rows(torch.from_numpy(self.every), torch.from_numpy(self.states[:, 0]))
+    def rows(self, images: np.ndarray, nodes: np.ndarray) -> Rows:
+        """Nodes as rows; where a tree may still grow, with the groups they have not decided."""
+        undecided = self.undecided[images, nodes] & self.growing()[images, None]
+        states = torch.from_numpy(self.states[images, nodes])
+        return Rows(torch.from_numpy(images), states, torch.from_numpy(undecided))
 
-    def limit_cost(self, cost: float | None, prices: Prices) -> None:
-        """Spend at most ``cost`` plain forwards per image."""
+    def set_prices(self, prices: Prices, cost: float | None, per_cost: bool) -> None:
+        """Spend at most ``cost`` plain forwards per image, and mind what the next states cost."""
+        self.per_cost = per_cost
+        self.price[:] = [prices.branch(int(column)) for column in self.columns]
+        self.cheapest[:] = np.minimum.accumulate(self.price[::-1])[::-1]
         if cost is not None:
             self.left[:] = cost - prices.root + ROUNDING
-            self.price[:] = [prices.branch(int(column)) for column in self.columns]
-            self.cheapest[:] = np.minimum.accumulate(self.price[::-1])[::-1]
 
     def learn(self, images: np.ndarray, nodes: np.ndarray, feedback: Feedback) -> None:
         """Take in what became of some nodes."""
@@ -127,8 +139,7 @@ class _Trees:
     def expand(self) -> tuple[np.ndarray, np.ndarray]:
         """Expand the best entry of every growing image; the new nodes as (images, nodes)."""
         growing, every = self.growing(), self.every
-        scores = np.take_along_axis(self.scores, self.entry_node, 1)
-        best = np.where(self.entry_open, scores, np.inf).argmin(1)
+        best = np.where(self.entry_open, self._promise(), -np.inf).argmax(1)
         parent, group = self.entry_node[every, best], self.entry_group[every, best]
         self.entry_open[every, best] &= ~growing
 
@@ -140,12 +151,22 @@ class _Trees:
         nodes = self.count[images] + slot
         self.states[images, nodes] = self.states[images, parent[images]]
         self.states[images, nodes, self.columns[group[images]]] = index[slot]
+        later = np.arange(len(self.columns)) > group[images][:, None]
+        self.undecided[images, nodes] = later[:, self.columns.argsort()]
 
         child = np.where(new, self.count[:, None] + index - 1, 0)
         self._push(np.c_[parent, child], group + 1, np.c_[growing, new])
         self.count += new.sum(1)
         self.left -= new.sum(1) * self.price[group]
         return images, nodes
+
+    def _promise(self) -> np.ndarray:
+        """``(N, E)``: what an expansion of each entry promises, higher is better."""
+        scores = np.take_along_axis(self.scores, self.entry_node, 1)
+        if not self.per_cost:
+            return -scores
+        gain = self.scores[:, :1].astype(np.float64) - scores
+        return worth(gain, self.price[self.entry_group])
 
     def _push(self, nodes: np.ndarray, group: np.ndarray, valid: np.ndarray) -> None:
         undecided = (group < len(self.sizes))[:, None]

@@ -1,6 +1,8 @@
 """Searches whose states are known before any image is seen."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from os import PathLike
 from typing import Any
 
 import torch
@@ -8,9 +10,10 @@ from torch import Tensor
 
 from ..errors import MMDiscardError
 from ..registry import SEARCHES
-from ..subsampling import StateSpace
-from .base import Search, SearchRounds, each_of
+from ..subsampling import Fingerprint, StateSpace
+from .base import Search, SearchRounds, branches, each_of
 from .budget import Budget, Prices
+from .state_file import read_states
 
 MAX_ENUMERATED = 2**20
 ROUNDING = 1e-9
@@ -33,7 +36,8 @@ class KnownStates(Search):
         """
         raise NotImplementedError
 
-    def prepare(self, space: StateSpace) -> None:
+    def prepare(self, space: StateSpace, fingerprint: Fingerprint | None = None) -> None:
+        super().prepare(space, fingerprint)
         self.states_in(space)
 
     def most_states(self, space: StateSpace, prices: Prices) -> int:
@@ -43,27 +47,49 @@ class KnownStates(Search):
         states = self.states_in(space, prices)
         images = torch.arange(num_images)
         if self.gate is not None:
-            feedback = yield each_of(states[:1], images)
-            states, images = states[1:], images[~feedback.confident]
+            first, states = states[:1], states[1:]
+            feedback = yield each_of(first, images, branches(first[0], states))
+            images = images[~feedback.confident]
         if len(states) and len(images):
             yield each_of(states, images)
 
 
 @SEARCHES.register_module()
 class FixedStates(KnownStates):
-    """States that the user names.
+    """States that the user names, or that `tools/calibrate.py` chose.
 
     Args:
         states: ``B`` lists of one selection index per searched group.
         gate: config of a gate.
+        file: a file that `tools/calibrate.py` wrote, instead of ``states``.
 
     Raises:
-        MMDiscardError: if states do not fit the groups, or one stands twice.
+        MMDiscardError: if neither or both are given, if states do not fit the groups, if one stands
+            twice, or if the file is damaged or was made for another model or other groups.
     """
 
-    def __init__(self, states: list[list[int]], gate: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        states: list[list[int]] | None = None,
+        gate: Mapping[str, Any] | None = None,
+        file: str | PathLike | None = None,
+    ) -> None:
         super().__init__(gate)
+        if (states is None) == (file is None):
+            raise MMDiscardError(
+                'FixedStates takes either `states`, such as [[0, 0], [0, 3]], or a `file` that '
+                'tools/calibrate.py wrote'
+            )
+        self.file = file
         self.states = states
+        self.made_for: Fingerprint | None = None
+        if file is not None:
+            self.made_for, self.states = read_states(file)
+
+    def prepare(self, space: StateSpace, fingerprint: Fingerprint | None = None) -> None:
+        if self.made_for is not None and fingerprint is not None:
+            self.made_for.check(fingerprint, str(self.file))
+        super().prepare(space, fingerprint)
 
     def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
         try:
@@ -125,7 +151,7 @@ class SpreadStates(KnownStates):
         super().__init__(gate)
         self.budget = Budget.parse(budget)
 
-    def prepare(self, space: StateSpace) -> None:
+    def _check(self, space: StateSpace) -> None:
         self.budget.check(space)
         if len(space) > MAX_ENUMERATED:
             raise MMDiscardError(
@@ -133,19 +159,13 @@ class SpreadStates(KnownStates):
             )
 
     def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
-        self.prepare(space)
+        self._check(space)
         states = space.first(len(space))
-        displacement = space.displacement(states)
         chosen: list[int] = []
-        distance = torch.full((len(states),), torch.iinfo(torch.long).max)
-        while len(chosen) < (self.budget.states or len(space)):
-            farthest = int((distance == distance.max()).nonzero()[0])
+        for farthest in islice(farthest_first(states, space), self.budget.states):
             if chosen and not self._affordable(states[[*chosen, farthest]], prices):
                 break
             chosen.append(farthest)
-            new = self._distance(displacement, displacement[farthest], space.period)
-            distance = torch.minimum(distance, new)
-            distance[farthest] = -1  # states of equal displacement stay available, this one not
         return states[chosen]
 
     def _affordable(self, states: Tensor, prices: Prices | None) -> bool:
@@ -153,8 +173,20 @@ class SpreadStates(KnownStates):
             return True
         return prices.of(states.tolist()) <= self.budget.cost + ROUNDING
 
-    @staticmethod
-    def _distance(a: Tensor, b: Tensor, period: tuple[int, int]) -> Tensor:
-        """Squared distance on the torus; whole numbers, so that equal is equal."""
-        difference = (a - b).abs()
-        return torch.minimum(difference, torch.tensor(period) - difference).square().sum(-1)
+
+def farthest_first(states: Tensor, space: StateSpace) -> Iterator[int]:
+    """Positions in ``states`` ``(P, G)``: the first, then always the one farthest from all."""
+    displacement = space.displacement(states)
+    distance = torch.full((len(states),), torch.iinfo(torch.long).max)
+    for _ in range(len(states)):
+        farthest = int((distance == distance.max()).nonzero()[0])
+        yield farthest
+        new = _distance(displacement, displacement[farthest], space.period)
+        distance = torch.minimum(distance, new)
+        distance[farthest] = -1  # states of equal displacement stay available, this one not
+
+
+def _distance(a: Tensor, b: Tensor, period: tuple[int, int]) -> Tensor:
+    """Squared distance on the torus; whole numbers, so that equal is equal."""
+    difference = (a - b).abs()
+    return torch.minimum(difference, torch.tensor(period) - difference).square().sum(-1)

@@ -23,10 +23,6 @@ from .state import StateSpace, SubsamplingGroup
 Inputs = dict[str, Tensor]  # by member name, what each layer of a group receives
 
 
-class ReachedEnd(Exception):
-    """Everything to be recorded has been; the rest of the forward is not wanted."""
-
-
 @dataclass
 class Selection:
     """What the hooks do during one forward.
@@ -37,7 +33,6 @@ class Selection:
         fed: what the members of the entry group receive, ``(M, C, H, W)`` each.
         record: columns of groups whose members' inputs are wanted.
         recorded: filled in: those inputs by column.
-        stop: end the forward with `ReachedEnd` once all are recorded.
         reached: called with the column whenever a member of a group is about to run.
     """
 
@@ -46,7 +41,6 @@ class Selection:
     fed: Inputs = field(default_factory=dict)
     record: Collection[int] = ()
     recorded: dict[int, Inputs] = field(default_factory=dict)
-    stop: bool = False
     reached: Callable[[int], None] | None = None
 
 
@@ -116,11 +110,7 @@ class StateHooks:
         if column == selection.entry:
             return selection.fed[name]
         if column in selection.record:
-            members = selection.recorded.setdefault(column, {})
-            members[name] = inputs
-            complete = len(members) == len(self.space.groups[column].members)
-            if selection.stop and complete and column == max(selection.record):
-                raise ReachedEnd
+            selection.recorded.setdefault(column, {})[name] = inputs
         return inputs
 
     def remove(self) -> None:

@@ -26,12 +26,11 @@ def test_a_hand_counted_network():
     assert cost.macs == total
     assert cost.before == pytest.approx([6912 / total])
     assert cost.backbone == pytest.approx(1 - 256 / total)
-    assert cost.between(0, None) == pytest.approx(3072 / total)
-    assert cost.between(None, 0) == pytest.approx(6912 / total)
+    assert cost.after(0) == pytest.approx(3072 / total)
 
 
 def test_the_bound_by_hand():
-    cost = CostModel(before=(0.5, 0.7), backbone=0.9, num_levels=1, macs=1)
+    cost = CostModel(before=(0.5, 0.7), backbone=0.9, macs=1)
     prices = cost.prices()
     assert prices.root == pytest.approx(1) == prices.of([(0, 0)])
     assert prices.branch(1) == pytest.approx(0.3)

@@ -1,0 +1,143 @@
+"""One batch of images on its way through an ensemble."""
+
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..aggregation import Evaluation
+from ..execution import Computed, Levels
+from ..search import Feedback, Rows, SearchRounds, Signals
+
+if TYPE_CHECKING:
+    from .ensemble import Ensemble
+
+
+class Batch:
+    """Computes, judges and merges the states of one batch.
+
+    Args:
+        ensemble: what the batch goes through.
+        images: ``(N, 3, H, W)``, preprocessed.
+        context: what the head asks for besides; None for bare images.
+
+    Attributes:
+        asked: rows of every round so far.
+        answers: what the search was told of them.
+    """
+
+    def __init__(self, ensemble: 'Ensemble', images: Tensor, context: Any = None) -> None:
+        self.ensemble = ensemble
+        self.images = images
+        self.asked: list[Rows] = []
+        self.answers: list[Feedback] = []
+        self._run = ensemble.executor.start(images)
+        self._heads = 0
+        self._context = ensemble.adapter.default_context(images) if context is None else context
+        self._merge = ensemble.aggregator.merge(len(images), ensemble.budget)
+
+    @property
+    def cost(self) -> float:
+        """What was computed so far per image, in plain forwards."""
+        return self._run.cost + self.ensemble.cost_model.head * self._heads / len(self.images)
+
+    def follow(self, rounds: SearchRounds) -> None:
+        """Compute and merge what a search asks for, until it ends."""
+        search = self.ensemble.search
+        if self.ensemble.budget == 1:
+            self._converse(rounds, self._take_in_unseen)
+        elif search.needs_prediction:
+            self._converse(rounds, self._take_in)
+        else:
+            # The states are known before anything is computed, so compute them in one go.
+            self._converse(rounds, self._judge)
+            states = torch.cat([rows.states for rows in self.asked])
+            for evaluation in self.evaluations(
+                Rows(torch.cat([rows.images for rows in self.asked]), states)
+            ):
+                self._merge.add(evaluation)
+
+    def evaluations(self, rows: Rows) -> Iterator[Evaluation]:
+        """Compute rows, in parts."""
+        aggregator = self.ensemble.aggregator
+        for computed in self._run.compute(rows):
+            yield Evaluation(
+                computed,
+                self._head,
+                self.ensemble.geometry,
+                aggregator.alignment,
+                aggregator.space.head_input,
+            )
+
+    def logits(self) -> Tensor:
+        """The merged prediction."""
+        count = len(self.images)
+        whole = Computed(
+            Rows(torch.arange(count), self.ensemble.space.default(count)), self.images, ()
+        )
+        return self.ensemble.aggregator.space.logits(
+            self._merge.result(), lambda levels: self._head(levels, whole)
+        )
+
+    def _converse(self, rounds: SearchRounds, answer: Any) -> None:
+        rows = next(rounds)
+        while True:
+            self.asked.append(rows)
+            self.answers.append(answer(rows))
+            try:
+                rows = rounds.send(self.answers[-1])
+            except StopIteration:
+                return
+
+    def _take_in(self, rows: Rows) -> Feedback:
+        """Compute, judge and merge rows."""
+        parts = []
+        for evaluation in self.evaluations(rows):
+            parts.append((evaluation.positions, self._judge(evaluation.rows, evaluation)))
+            self._merge.add(evaluation)
+        return _in_order(parts)
+
+    def _take_in_unseen(self, rows: Rows) -> Feedback:
+        """Compute the only state there is to be: nothing is compared, so nothing is judged."""
+        for evaluation in self.evaluations(rows):
+            self._merge.add(evaluation)
+        return Feedback(confident=torch.ones(len(rows), dtype=torch.bool))
+
+    def _judge(self, rows: Rows, evaluation: Evaluation | None = None) -> Feedback:
+        search = self.ensemble.search
+        signals = Signals(
+            displacement=self.ensemble.space.displacement(rows.states),
+            image_keys=lambda: image_keys(self.images)[rows.images],
+            entropy=lambda: evaluation.entropy,
+            margin=lambda: evaluation.margin,
+        )
+        return Feedback(
+            scores=search.criterion and search.criterion.score(rows, signals),
+            confident=search.gate and search.gate.confident(signals),
+        )
+
+    def _head(self, levels: Levels, computed: Computed) -> Tensor:
+        self._heads += len(computed.rows)
+        return self.ensemble.head(self._context, levels, computed)
+
+
+def _in_order(parts: list[tuple[Tensor, Feedback]]) -> Feedback:
+    """Feedback on parts as feedback on the rows in the order in which they were asked for."""
+    order = torch.cat([positions for positions, _ in parts]).argsort()
+
+    def joined(values: list[Tensor | None]) -> Tensor | None:
+        return None if values[0] is None else torch.cat(values)[order]
+
+    return Feedback(
+        scores=joined([feedback.scores for _, feedback in parts]),
+        confident=joined([feedback.confident for _, feedback in parts]),
+    )
+
+
+def image_keys(images: Tensor) -> Tensor:
+    """A number per image that depends on its content alone: ``(N, 3, H, W)`` -> ``(N,)`` long."""
+    step = max(1, min(images.shape[2:]) // 16)
+    sample = images[:, :, ::step, ::step].float().cpu().numpy()
+    return torch.tensor([zlib.crc32(image.tobytes()) for image in sample])
