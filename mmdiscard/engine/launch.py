@@ -69,11 +69,7 @@ def load_config(args: argparse.Namespace) -> Config:
         MissingPackageError: The config is made for a package that is not installed.
     """
     cfg = read_config(args.config)
-    if args.cfg_options:
-        try:
-            cfg.merge_from_dict(args.cfg_options)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise MMDiscardError(f'--cfg-options do not fit {args.config}: {error}') from error
+    apply_options(cfg, args.cfg_options, args.config)
     package_of(cfg, args.config)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if Path(cfg.work_dir).resolve() == Path(args.config).resolve().parent:
@@ -84,6 +80,18 @@ def load_config(args: argparse.Namespace) -> Config:
         )
     prepare_dataloaders(cfg, args.no_pin_memory)
     return cfg
+
+
+def apply_options(cfg: Config, options: Mapping | None, path: str) -> None:
+    """Override settings as ``--cfg-options`` say.
+
+    Raises:
+        MMDiscardError: An override does not fit.
+    """
+    try:
+        cfg.merge_from_dict(options or {})
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise MMDiscardError(f'--cfg-options do not fit {path}: {error}') from error
 
 
 def read_config(path: str) -> Config:
