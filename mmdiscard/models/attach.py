@@ -8,7 +8,7 @@ from ..errors import MMDiscardError
 from ..execution import DEFAULT_CACHE_BYTES, Limits
 from ..registry import AGGREGATORS, SEARCHES, build
 from ..search import Search
-from ..subsampling import StateSpace, map_subsampling, select_groups
+from ..subsampling import Fingerprint, StateSpace, map_subsampling, select_groups
 from .adapters import ATTACHED, adapter_class, unwrap
 from .ensemble import Ensemble
 
@@ -54,9 +54,10 @@ def attach(
     aggregator.check(adapter.dense)
     limits = Limits(max_rows, max_cache_bytes)
     which, input_size = _subsampling_options(subsampling or {})
-    found = map_subsampling(adapter.backbone_of(model), input_size)
+    backbone = adapter.backbone_of(model)
+    found = map_subsampling(backbone, input_size)
     groups = select_groups(found.groups, which)
-    search.prepare(StateSpace(groups))
+    search.prepare(StateSpace(groups), Fingerprint.of(model, backbone, groups, found.input_size))
     return Ensemble(adapter(model), found, groups, search, aggregator, limits)
 
 

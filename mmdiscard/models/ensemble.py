@@ -23,7 +23,7 @@ from ..execution import (
     measure_cost,
 )
 from ..search import Prices, Rows, Search, each_of
-from ..subsampling import StateHooks, SubsamplingGroup, SubsamplingMap
+from ..subsampling import Fingerprint, StateHooks, SubsamplingGroup, SubsamplingMap
 from ..subsampling.backbone import blank_image, inference_mode
 from .adapters import ModelAdapter, Predict
 from .batch import Batch
@@ -70,6 +70,7 @@ class Ensemble:
         self.last: SearchResult | None = None
         self.listeners: list[Callable[[SearchResult], None]] = []
         self._predict: Predict = self.predict
+        self._input_size = found.input_size
         self._hooks = StateHooks(adapter.backbone, groups)
         self.space = self._hooks.space
         self.geometry = Geometry(self.space, found.strides)
@@ -92,6 +93,12 @@ class Ensemble:
         prices = self._prices(self.search.needs_prediction or self.aggregator.needs_prediction)
         one = self.search.most_states(self.space, prices) == 1
         return self._prices(False) if one else prices
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What a file made for this model and these groups must find again."""
+        model, backbone = self.adapter.model, self.adapter.backbone
+        return Fingerprint.of(model, backbone, self.groups, self._input_size)
 
     @cached_property
     def budget(self) -> int:

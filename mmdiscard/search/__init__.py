@@ -1,6 +1,6 @@
 """Which states: the greedy tree, criteria, known state sets. Pure: no model, no features."""
 
-from .base import Feedback, Rows, Search, SearchRounds, each_of
+from .base import Feedback, Rows, Search, SearchRounds, branches, each_of
 from .budget import Budget, Prices
 from .criteria import (
     Criterion,
@@ -9,11 +9,15 @@ from .criteria import (
     RandomCriterion,
     Signals,
 )
-from .gates import EntropyGate, Gate, MarginGate
+from .gates import GATE_FILE, EntropyGate, Gate, MarginGate, Witness
 from .greedy import GreedySearch
 from .known import ExhaustiveSearch, FixedStates, KnownStates, SpreadStates
+from .selection import ForwardSelection, Step
+from .state_file import read_states, write_states
+from .worth import worth
 
 __all__ = [
+    'GATE_FILE',
     'Budget',
     'Criterion',
     'DisplacementCriterion',
@@ -22,6 +26,7 @@ __all__ = [
     'ExhaustiveSearch',
     'Feedback',
     'FixedStates',
+    'ForwardSelection',
     'Gate',
     'GreedySearch',
     'KnownStates',
@@ -33,5 +38,11 @@ __all__ = [
     'SearchRounds',
     'Signals',
     'SpreadStates',
+    'Step',
+    'Witness',
+    'branches',
     'each_of',
+    'read_states',
+    'worth',
+    'write_states',
 ]

@@ -1,38 +1,86 @@
 """Gates: when an image needs no more states."""
 
+from os import PathLike
+
 from torch import Tensor
 
 from ..errors import MMDiscardError
 from ..registry import GATES
+from ..subsampling import Fingerprint, ModelFile
 from .criteria import Signals
+
+GATE_FILE = ModelFile('mmdiscard gate', 1, '`tools/calibrate.py CONFIG CHECKPOINT --gate ...`')
 
 
 class Gate:
     """Stops the search of an image once one of its states is confident.
 
+    Subclasses implement `doubt`, and `limit` where it is not the threshold itself.
+
     Args:
         threshold: in 0..1, see the subclass.
+        file: of `tools/calibrate.py --gate`, which holds one; instead of ``threshold``.
 
     Raises:
-        MMDiscardError: if the threshold is outside 0..1.
+        MMDiscardError: if the threshold is outside 0..1, if neither or both are given, or if the
+            file cannot be read or was made for a gate of another type.
     """
 
-    def __init__(self, threshold: float) -> None:
-        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            raise MMDiscardError(f'a gate needs a threshold from 0 to 1; got {threshold!r}')
-        self.threshold = threshold
+    def __init__(self, threshold: float | None = None, file: str | PathLike | None = None) -> None:
+        if (threshold is None) == (file is None):
+            raise MMDiscardError(
+                f'{type(self).__name__} takes either a threshold from 0 to 1 or a `file` that '
+                'tools/calibrate.py --gate wrote'
+            )
+        self.file = file
+        self.made_for: Fingerprint | None = None
+        self.threshold = _check(threshold) if file is None else self._read(file)
+
+    def prepare(self, fingerprint: Fingerprint | None) -> None:
+        """Check that the file, if any, was made for this model.
+
+        Raises:
+            MMDiscardError: if not; names every difference.
+        """
+        if self.made_for is not None and fingerprint is not None:
+            self.made_for.check(fingerprint, str(self.file))
+
+    def doubt(self, signals: Signals) -> Tensor:
+        """How unsure each row is, ``(M,)`` in 0..1."""
+        raise NotImplementedError
+
+    @property
+    def limit(self) -> float:
+        """The doubt up to which a row is confident."""
+        return self.threshold
+
+    @classmethod
+    def threshold_at(cls, limit: float) -> float:
+        """The threshold whose `limit` is ``limit``."""
+        return limit
 
     def confident(self, signals: Signals) -> Tensor:
         """Which rows are confident: ``(M,)`` bool on the CPU."""
-        raise NotImplementedError
+        return (self.doubt(signals).double() <= self.limit).cpu()
+
+    def _read(self, file: str | PathLike) -> float:
+        self.made_for, content = GATE_FILE.read(file)
+        if content.get('gate') != type(self).__name__:
+            raise MMDiscardError(
+                f'{file} was made for {content.get("gate")}, not for {type(self).__name__}'
+            )
+        try:
+            return _check(content.get('threshold'))
+        except MMDiscardError as error:
+            raise GATE_FILE.damaged(file, error) from error
 
 
 @GATES.register_module()
 class EntropyGate(Gate):
     """Confident is a normalised entropy of at most ``threshold``; for dense outputs the mean."""
 
-    def confident(self, signals: Signals) -> Tensor:
-        return (signals.entropy() <= self.threshold).cpu()
+    def doubt(self, signals: Signals) -> Tensor:
+        return signals.entropy()
 
 
 @GATES.register_module()
@@ -42,5 +90,40 @@ class MarginGate(Gate):
     The lead is a difference of probabilities; for dense outputs the mean over pixels.
     """
 
+    def doubt(self, signals: Signals) -> Tensor:
+        return 1 - signals.margin().double()
+
+    @property
+    def limit(self) -> float:
+        return 1 - self.threshold
+
+    @classmethod
+    def threshold_at(cls, limit: float) -> float:
+        return 1 - limit
+
+
+class Witness(Gate):
+    """Lets every image go on, and says how much each row of a gate is in doubt.
+
+    What stands in the place of `Feedback.confident` is then `doubt`: a search that runs with a
+    witness has to be told otherwise by whoever listens.
+
+    Args:
+        gate: whose doubt to report.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def prepare(self, fingerprint: Fingerprint | None) -> None:
+        self.gate.prepare(fingerprint)
+
     def confident(self, signals: Signals) -> Tensor:
-        return (signals.margin() >= self.threshold).cpu()
+        return self.gate.doubt(signals).double().cpu()
+
+
+def _check(threshold: object) -> float:
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if not number or not 0 <= threshold <= 1:
+        raise MMDiscardError(f'a gate needs a threshold from 0 to 1; got {threshold!r}')
+    return threshold

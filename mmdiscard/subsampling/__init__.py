@@ -3,12 +3,14 @@
 from .discovery import SubsamplingMap, find_subsampling, map_subsampling, select_groups
 from .fingerprint import Fingerprint, GroupPrint
 from .hooks import StateHooks
+from .model_file import ModelFile, write_json
 from .oracle import OracleReport, translation_oracle
 from .state import StateSpace, SubsamplingGroup
 
 __all__ = [
     'Fingerprint',
     'GroupPrint',
+    'ModelFile',
     'OracleReport',
     'StateHooks',
     'StateSpace',
@@ -18,4 +20,5 @@ __all__ = [
     'map_subsampling',
     'select_groups',
     'translation_oracle',
+    'write_json',
 ]

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from small_models import classifier, segmentor
 
+import mmdiscard
 from mmdiscard import MMDiscardError
+from mmdiscard.search import write_states
 from mmdiscard.subsampling import Fingerprint, SubsamplingGroup, find_subsampling
 
 GROUPS = [
@@ -89,3 +91,18 @@ def test_damaged_files_are_refused(mine, field):
             Fingerprint.from_dict(content)
     with pytest.raises(MMDiscardError, match='fingerprint is damaged'):
         Fingerprint.from_dict(whole | {field: -1})
+
+
+def test_an_ensemble_has_one_and_checks_files_against_it(tmp_path):
+    own = classifier()
+    with mmdiscard.attach(own, search=dict(type='SpreadStates', budget=2)) as ensemble:
+        fingerprint = ensemble.fingerprint
+        width = len(ensemble.groups)
+    assert (fingerprint.backbone, len(fingerprint.groups)) == ('ResNet', width)
+    path = tmp_path / 'states.json'
+    write_states(path, fingerprint, [[0] * width, [1] * width], {})
+    search = dict(type='FixedStates', file=str(path))
+    with mmdiscard.attach(own, search=search) as ensemble:
+        assert ensemble.fingerprint == fingerprint and ensemble.budget == 2
+    with pytest.raises(MMDiscardError, match=f'made for {width} groups .* the model searches 1'):
+        mmdiscard.attach(own, subsampling=dict(groups=[-1]), search=search)
