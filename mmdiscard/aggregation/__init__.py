@@ -11,21 +11,33 @@ from .alignment import (
 )
 from .evaluation import Evaluation, normalized_entropy
 from .geometry import Geometry
-from .mergers import EntropyMerger, MeanMerger, Merger
+from .mergers import (
+    AugTTAMerger,
+    ClassTTAMerger,
+    EntropyMerger,
+    GPSMerger,
+    MaxMerger,
+    MeanMerger,
+    Merger,
+)
 from .spaces import FeatureSpace, LogitSpace, Space
 
 __all__ = [
     'Aggregator',
     'Alignment',
+    'AugTTAMerger',
     'AverageAggregator',
     'BilinearAlignment',
+    'ClassTTAMerger',
     'EntropyAggregator',
     'EntropyMerger',
     'Evaluation',
     'ExactAlignment',
     'FeatureSpace',
+    'GPSMerger',
     'Geometry',
     'LogitSpace',
+    'MaxMerger',
     'MeanMerger',
     'Merge',
     'Merger',
