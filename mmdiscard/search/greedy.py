@@ -127,7 +127,8 @@ class _Trees:
 
     def learn(self, images: np.ndarray, nodes: np.ndarray, feedback: Feedback) -> None:
         """Take in what became of some nodes."""
-        self.scores[images, nodes] = _finite(feedback.scores)
+        if feedback.scores is not None:
+            self.scores[images, nodes] = _finite(feedback.scores)
         if feedback.confident is not None:
             self.finished[images[feedback.confident.numpy()]] = True
 

@@ -13,6 +13,7 @@ from mmdiscard.aggregation import (
     RunningMean,
     normalized_entropy,
 )
+from mmdiscard.aggregation.alignment import translate
 from mmdiscard.execution import Computed
 from mmdiscard.registry import AGGREGATORS, build
 from mmdiscard.search import Rows
@@ -44,6 +45,31 @@ def test_running_mean_equals_the_formula_in_any_order(per_pixel, order, seed):
     weights = torch.rand(shape, generator=generator) + 1e-3
     full = weights.unsqueeze(2) if per_pixel else weights[..., None, None, None]
     assert_near(run(values, weights, order), weighted_mean(values, full))
+
+
+@pytest.mark.parametrize('per_pixel', [False, True], ids=['scalar', 'per pixel'])
+@pytest.mark.parametrize('images', [[0, 1], [1]], ids=['all', 'some'])
+@pytest.mark.parametrize('first', [0, 1], ids=['from the first', 'later'])
+def test_moved_values_are_mixed_as_if_moved_before(per_pixel, images, first):
+    values = torch.randn(4, len(images), 3, 5, 6)
+    weights = torch.rand((4, len(images), *((5, 6) if per_pixel else ()))) + 0.1
+    shifts = torch.randint(-7, 8, (4, len(images), 2))
+    shifts[:first] = 0
+    found, expected = RunningMean(IMAGES), RunningMean(IMAGES)
+    for value, weight, shift in zip(values, weights, shifts, strict=True):
+        found.add(torch.tensor(images), value, weight, shift)
+        moved = translate(weight[:, None], shift)[:, 0] if per_pixel else weight
+        expected.add(torch.tensor(images), translate(value, shift), moved)
+    assert_near(found.value, expected.value)
+
+
+def test_what_others_hold_is_never_written_to():
+    values, weights = torch.randn(3, IMAGES, 2, 4, 4), torch.ones(3, IMAGES)
+    copies = values.clone()
+    mean = RunningMean(IMAGES)
+    for value, weight in zip(values, weights, strict=True):
+        mean.add(torch.arange(IMAGES), value, weight, torch.tensor([[0, 0], [1, 0]]))
+    assert torch.equal(values, copies)
 
 
 def test_the_first_value_is_kept_bit_for_bit():
@@ -84,7 +110,7 @@ def evaluations(aggregator, logits):
 
 
 def merged(aggregator, logits):
-    merge = aggregator.merge(IMAGES)
+    merge = aggregator.merge(IMAGES, budget=STATES)
     for evaluation in evaluations(aggregator, logits):
         merge.add(evaluation)
     return merge.result()[0]
@@ -103,6 +129,20 @@ def test_entropy_weights_are_normalised_over_states_at_every_place(shape):
     expected = weighted_mean(logits, (1 - entropy).unsqueeze(2))
     assert_near(merged(EntropyAggregator(on='logits'), logits), expected)
     assert not torch.allclose(expected, logits.mean(0), rtol=1e-2)
+
+
+def test_a_single_state_is_not_weighed():
+    def never(levels, computed):
+        raise AssertionError('no prediction is needed')
+
+    rows = Rows(torch.arange(IMAGES), torch.zeros(IMAGES, 1).long())
+    aggregator = EntropyAggregator(on='features', align='none')
+    parts = (Geometry(SPACE, [(8, 8)]), aggregator.alignment, aggregator.space.head_input)
+    features = torch.randn(IMAGES, 6, 2, 2)
+    computed = Computed(rows, features, (features,))
+    merge = aggregator.merge(IMAGES, budget=1)
+    merge.add(Evaluation(computed, never, *parts))
+    assert torch.equal(merge.result()[0], features)
 
 
 def test_states_without_any_confidence_are_averaged():

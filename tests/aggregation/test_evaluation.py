@@ -6,6 +6,7 @@ from small_models import assert_near
 
 from mmdiscard.aggregation import Evaluation, Geometry, normalized_entropy
 from mmdiscard.aggregation.alignment import BilinearAlignment, ExactAlignment, NoAlignment
+from mmdiscard.aggregation.evaluation import probability_margin
 from mmdiscard.aggregation.spaces import FeatureSpace, LogitSpace
 from mmdiscard.execution import Computed
 from mmdiscard.search import Rows
@@ -32,6 +33,20 @@ def test_entropy_runs_from_zero_to_one():
     certain, uniform = torch.tensor([[1e4, 0.0, 0.0]]), torch.zeros(1, 3)
     assert normalized_entropy(certain).item() == 0
     assert normalized_entropy(uniform).item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize('function', [normalized_entropy, probability_margin])
+def test_maps_are_worked_on_in_parts(function, monkeypatch):
+    logits = torch.randn(2, 5, 7, 3)
+    whole = function(logits)
+    monkeypatch.setattr('mmdiscard.aggregation.evaluation.PART', 2 * 5 * 3 * 2)  # two rows
+    assert_near(function(logits), whole)
+
+
+def test_margin_is_the_lead_of_the_first_class():
+    logits = torch.randn(4, 6, 2, 2)
+    first, second = logits.softmax(1).topk(2, dim=1).values.unbind(1)
+    assert_near(probability_margin(logits), first - second)
 
 
 def test_one_channel_is_a_binary_decision():
@@ -65,7 +80,7 @@ def test_logit_space_reads_aligned_features():
 def test_output_moves_by_the_displacement_in_its_own_pixels(out, moved):
     logits = torch.randn(2, 6, *out)
     of = evaluation(ExactAlignment(), LogitSpace(), lambda levels, _: logits)
-    assert of.shift(logits).tolist() == [[0, 0], list(moved)]
+    assert of.shift.tolist() == [[0, 0], list(moved)]
     assert torch.equal(of.output[0], logits[0])
     assert torch.equal(
         of.output[1, :, moved[0] :, moved[1] :], logits[1, :, : -moved[0], : -moved[1]]

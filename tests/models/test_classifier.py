@@ -68,7 +68,7 @@ def test_golden_alignment(resnet18):
         resnet18, aggregator=dict(type='AverageAggregator', align='bilinear')
     ) as ensemble:
         feats, states = golden('feats').flatten(0, 1), golden('states').repeat(3, 1)
-        (aligned,) = ensemble.aggregator.alignment.features((feats,), states, ensemble._geometry)
+        (aligned,) = ensemble.aggregator.alignment.features((feats,), states, ensemble.geometry)
     assert_near(aligned, golden('aligned').flatten(0, 1))
 
 
