@@ -1,16 +1,5 @@
 # SegFormer MiT-B0 on Cityscapes, searched and merged as in the paper.
 _base_ = [
     'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
-    '../_base_/runtime.py',
-    '../_base_/search/greedy_b4.py',
-    '../_base_/aggregators/entropy_features_bilinear.py',
-]
-
-custom_hooks = [
-    dict(
-        type='mmdiscard.SubsamplingSearchHook',
-        subsampling=dict(groups='inner'),
-        search=_base_.search,
-        aggregator=_base_.aggregator,
-    )
+    '../_base_/mmdiscard/greedy-b4.py',
 ]

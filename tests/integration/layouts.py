@@ -102,13 +102,38 @@ def small_input(cfg: Config, root: Path) -> list[str]:
     return options + _small_segmentor_input(cfg)
 
 
+# Sides in pixels of what a classifier is tested on, where less than 64 would not run: windows and
+# position embeddings of a fixed size, and a last map that has to hold one cell.
+SMALLEST = {
+    'SwinTransformer': 224,
+    'SwinTransformerV2': 256,
+    'EfficientFormer': 224,
+    'InceptionV3': 96,
+}
+
+
 def _small_classifier_input(cfg: Config) -> list[str]:
-    pipeline = 'test_dataloader.dataset.pipeline'
-    options = [f'{pipeline}.1.scale=72', f'{pipeline}.2.crop_size=64']
-    if 'tta_pipeline' in cfg:
-        views = 'tta_pipeline.1.transforms'
-        options += [f'{views}.0.0.scale=72', f'{views}.0.1.scale=80', f'{views}.1.0.crop_size=64']
+    side = SMALLEST.get(cfg.model.get('backbone', {}).get('type'), 64)
+    steps = list(_steps('test_dataloader.dataset.pipeline', cfg.test_dataloader.dataset.pipeline))
+    steps += _steps('tta_pipeline', cfg.get('tta_pipeline', []))
+    options = []
+    for number, (key, step) in enumerate(steps):
+        if step['type'] == 'ResizeEdge':  # not the same size twice: views have to differ
+            options.append(f'{key}.scale={side + 8 + number}')
+        elif step['type'] in ('CenterCrop', 'EfficientNetCenterCrop'):
+            options.append(f'{key}.crop_size={side}')
     return options
+
+
+def _steps(key: str, steps: list) -> Iterator[tuple[str, dict]]:
+    """The steps of a pipeline, those of every view of a TTA among them, with their keys."""
+    for index, step in enumerate(steps):
+        if isinstance(step, list):
+            yield from _steps(f'{key}.{index}', step)
+        elif step['type'] == 'TestTimeAug':
+            yield from _steps(f'{key}.{index}.transforms', step['transforms'])
+        else:
+            yield f'{key}.{index}', step
 
 
 def _small_segmentor_input(cfg: Config) -> list[str]:

@@ -1,5 +1,7 @@
 """Every published config reads, fits its model, and runs through `tools/test.py` to a metric."""
 
+import functools
+import importlib.util
 import json
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from integration.layouts import WRITERS, build_model, small_input, write_checkpoint
 from mmengine.config import Config
+from mmengine.fileio import load
 
 import mmdiscard
 
@@ -17,47 +20,92 @@ PUBLISHED = sorted(
     for name in WRITERS
     for path in (ROOT / 'configs' / name).glob('*.py')
 )
-# A classifier and segmentors with slide and whole inference; the rest takes minutes.
+PLAIN_NAMES = [name for name in PUBLISHED if not name.endswith('_tta')]
+# A classifier and segmentors, slide and whole inference, several views; the rest takes long.
 RESNET = 'imagenet/resnet18_greedy-b10_8xb32_in1k'
 SEGFORMER = 'cityscapes/segformer_mit-b0_spread-b4_8xb1-160k_cityscapes-1024x1024'
 SEGFORMER_WHOLE = 'ade20k/segformer_mit-b0_spread-b4_8xb2-160k_ade20k-512x512'
-ALWAYS = [
-    (RESNET, '--plain'),
-    (RESNET, ''),
-    (f'{RESNET}_tta', '--tta'),
-    (SEGFORMER, ''),
-    (f'{SEGFORMER_WHOLE}_tta', '--tta'),
-]
+ALWAYS = [(f'{RESNET}_tta', '--tta'), (SEGFORMER, ''), (SEGFORMER_WHOLE, '')]
 ALL = [
-    *(
-        (name, flags)
-        for name in PUBLISHED
-        if not name.endswith('_tta')
-        for flags in ('', '--plain')
-    ),
+    *((name, '') for name in PLAIN_NAMES),
     *((name, '--tta') for name in PUBLISHED if name.endswith('_tta')),
-    # The packages' own TTA models, around mmdiscard and alone.
+    # The packages' own models and TTA models, around mmdiscard and alone.
+    *((name, '--plain') for name in (RESNET, SEGFORMER, SEGFORMER_WHOLE)),
     *((name, '--tta') for name in (RESNET, SEGFORMER_WHOLE)),
     *((f'{name}_tta', '--plain --tta') for name in (RESNET, SEGFORMER_WHOLE)),
 ]
 SLOW = [run for run in ALL if run not in ALWAYS]
+# Quick to trace; the slow runs attach to the others.
+FITTED = [
+    'ade20k/segformer_mit-b0_greedy-b4_8xb2-160k_ade20k-512x512',
+    'ade20k/segnext_mscan-t_spread-b4_1xb16-adamw-160k_ade20k-512x512',
+    'imagenet/mobilenet-v2_greedy-b10_8xb32_in1k',
+    'imagenet/mobilenet-v3-large_greedy-b10_8xb128_in1k',
+    'imagenet/shufflenet-v2-1x_greedy-b10_16xb64_in1k',
+]
 METRICS = {'mmpretrain': 'accuracy/top1', 'mmseg': 'mIoU'}
 
 
+@functools.cache
 def read(name: str) -> Config:
     return Config.fromfile(ROOT / 'configs' / f'{name}.py')
+
+
+def inherited(name: str) -> str:
+    """All that a config names in its ``_base_``, in its parents' too."""
+    text = (ROOT / 'configs' / f'{name}.py').read_text()
+    return text + (inherited(name.removesuffix('_tta')) if name.endswith('_tta') else '')
+
+
+def models_of(folder: Path) -> list[dict]:
+    """The models that the ``model-index.yml`` of a package lists."""
+    files = load(folder / 'model-index.yml')['Import']
+    return [model for file in files for model in load(folder / file).get('Models') or []]
+
+
+def config_of(model: dict) -> str:
+    """Where a listed model has its config, below ``configs/``."""
+    return model['Config'].removeprefix('configs/').removesuffix('.py')
+
+
+def test_every_config_is_in_the_index():
+    models = models_of(ROOT)
+    assert sorted(map(config_of, models)) == PUBLISHED
+    for model in models:
+        name = config_of(model)
+        assert model['Name'] == Path(name).name
+        assert model['Metadata']['States'] == read(name).custom_hooks[0].search.budget
+
+
+def test_the_index_names_checkpoints_of_the_packages():
+    packages = [Path(importlib.util.find_spec(name).origin).parent for name in METRICS]
+    theirs = [model for package in packages for model in models_of(package / '.mim')]
+    config_with = {model['Name']: config_of(model) for model in theirs if 'Weights' in model}
+    for model in models_of(ROOT):
+        base, name = model['Metadata']['Base Model'], config_of(model)
+        if base.startswith('timm/'):
+            assert base == timm_weights(read(name).model.model_name)
+        else:
+            assert f'::{config_with[base]}.py' in inherited(name)
+
+
+def timm_weights(name: str) -> str:
+    timm = pytest.importorskip('timm')
+    return f'timm/{name}.{timm.get_pretrained_cfg(name).tag}'
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_settings_are_mmdiscards(name):
     cfg = read(name)
-    assert [hook.type for hook in cfg.custom_hooks] == ['mmdiscard.SubsamplingSearchHook']
+    hooks = [hook.type for hook in cfg.custom_hooks]
+    assert hooks.count('mmdiscard.SubsamplingSearchHook') == 1
+    assert 'mmdiscard' in cfg.custom_imports.imports
     if name.endswith('_tta'):
         assert cfg.tta_model.type.startswith('mmdiscard.Discard')
         assert any(step.type == 'TestTimeAug' for step in cfg.tta_pipeline)
 
 
-@pytest.mark.parametrize('name', [name for name in PUBLISHED if not name.endswith('_tta')])
+@pytest.mark.parametrize('name', FITTED)
 def test_settings_fit_the_model(name):
     cfg = read(name)
     settings = dict(cfg.custom_hooks[0])
@@ -77,6 +125,8 @@ def run_tool(name: str, flags: str, folder: Path) -> tuple[dict, str]:
     command += [str(checkpoint), '--work-dir', str(folder / 'work'), *flags.split()]
     command += ['--out', str(out), '--out-item', 'metrics']
     command += ['--cfg-options', *small_input(cfg, data)]
+    if '--tta' in flags:  # up to twelve views of each
+        command.append('test_dataloader.dataset.indices=2')
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(out.read_text()), done.stdout

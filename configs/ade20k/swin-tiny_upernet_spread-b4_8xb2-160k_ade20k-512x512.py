@@ -1,0 +1,5 @@
+# UPerNet Swin-T on ADE20K: the first group, four of its sixteen states, aligned exactly.
+_base_ = [
+    'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
+    '../_base_/mmdiscard/spread-b4_first-group.py',
+]

@@ -1,0 +1,5 @@
+# ResNeXt-50 on ImageNet, searched and merged as in the paper.
+_base_ = [
+    'mmpretrain::resnext/resnext50-32x4d_8xb32_in1k.py',
+    '../_base_/mmdiscard/greedy-b10.py',
+]
