@@ -9,8 +9,11 @@ from .alignment import (
     blend,
     translate,
 )
+from .attention import StateAttention
+from .attention_aggregator import AttentionAggregator
 from .evaluation import Evaluation, normalized_entropy
 from .geometry import Geometry
+from .learned import LearnedAggregator, MergeTarget
 from .mergers import (
     AugTTAMerger,
     ClassTTAMerger,
@@ -25,6 +28,7 @@ from .spaces import FeatureSpace, LogitSpace, Space
 __all__ = [
     'Aggregator',
     'Alignment',
+    'AttentionAggregator',
     'AugTTAMerger',
     'AverageAggregator',
     'BilinearAlignment',
@@ -36,14 +40,17 @@ __all__ = [
     'FeatureSpace',
     'GPSMerger',
     'Geometry',
+    'LearnedAggregator',
     'LogitSpace',
     'MaxMerger',
     'MeanMerger',
     'Merge',
+    'MergeTarget',
     'Merger',
     'NoAlignment',
     'RunningMean',
     'Space',
+    'StateAttention',
     'blend',
     'normalized_entropy',
     'translate',

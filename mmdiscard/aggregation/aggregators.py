@@ -1,6 +1,7 @@
 """Aggregation: states become one prediction, as a running mean that the budget does not grow."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +29,11 @@ class Aggregator:
 
     #: whether a weight depends on what the model predicts for the row
     needs_prediction = False
+    #: whether it says how much attention states receive
+    gives_attention = False
 
     def __init__(self, on: str = 'features', align: str = 'none') -> None:
+        self.on = on
         self.space = lookup(SPACES, on)()
         self.alignment = lookup(ALIGNMENTS, align)()
         if self.alignment.in_output_space and on != 'logits':
@@ -52,6 +56,16 @@ class Aggregator:
                 "align='exact' moves output maps, and a classifier's output is none; use "
                 "align='bilinear' or align='none'"
             )
+
+    def prepare(self, describe: Callable[[], Any]) -> None:
+        """Get ready for a model.
+
+        Args:
+            describe: gives a `MergeTarget`, what those with parameters are made for.
+
+        Raises:
+            MMDiscardError: if the two do not fit.
+        """
 
     def weights(self, evaluation: Evaluation) -> Tensor:
         """Weight of each row, above 0: ``(M,)``, or ``(M, H, W)`` at the places of dense values."""

@@ -34,20 +34,14 @@ class StateAttention(nn.Module):
         )
         self.scale = nn.Parameter(torch.zeros(channels))
 
-    def forward(
-        self, features: Tensor, positions: Tensor, present: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Merge states.
+    def forward(self, features: Tensor, positions: Tensor, present: Tensor | None = None) -> Tensor:
+        """Merge states: ``(N, P, C, *locations)`` -> ``(N, C, *locations)``.
 
         Args:
             features: ``(N, P, C, *locations)``, aligned.
             positions: ``(N, P, 2)`` long, displacement (dy, dx) in units of the first searched
                 group's input.
             present: ``(N, P)`` bool, which of the states are there; all if None.
-
-        Returns:
-            The merged features ``(N, C, *locations)``, and ``(N, P)``: the share of attention that
-            each state receives, the mean over locations and queries. Shares of an image sum to 1.
         """
         flat, embedded = _flat(features), self.embed(positions)
         received = self._received(flat, embedded, present)
@@ -58,7 +52,16 @@ class StateAttention(nn.Module):
         attended = torch.einsum('npl,npcl->ncl', received, flat.to(received))
         attended = attended + torch.einsum('npl,npc->ncl', received, embedded)
         merged = (mean + self.scale[:, None] * attended).to(features.dtype)
-        return merged.view_as(features[:, 0]), received.mean(2)
+        return merged.view_as(features[:, 0])
+
+    def received(
+        self, features: Tensor, positions: Tensor, present: Tensor | None = None
+    ) -> Tensor:
+        """Share of attention ``(N, P)`` that each state receives; they sum to 1 over states.
+
+        The mean over locations and queries; arguments as for `forward`.
+        """
+        return self._received(_flat(features), self.embed(positions), present).mean(2)
 
     def per_state(self, features: Tensor, positions: Tensor) -> Tensor:
         """Every state after attention and residual, ``(N, P, C, *locations)``; for comparison."""

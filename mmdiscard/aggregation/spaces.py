@@ -31,6 +31,10 @@ class Space:
         """Logits of the merged tensors."""
         raise NotImplementedError
 
+    def level(self, index: int) -> int | None:
+        """Which output level one of the merged tensors is; None if it comes after all of them."""
+        raise NotImplementedError
+
     def entropy(self, evaluation: Evaluation) -> Tensor:
         """Normalised entropy at the places of the values: ``(M,)`` or ``(M, H, W)``."""
         raise NotImplementedError
@@ -51,6 +55,9 @@ class FeatureSpace(Space):
     def logits(self, merged: tuple[Tensor, ...], head: Callable[[Levels], Tensor]) -> Tensor:
         return head(merged)
 
+    def level(self, index: int) -> int | None:
+        return index
+
     def entropy(self, evaluation: Evaluation) -> Tensor:
         return evaluation.entropy
 
@@ -70,6 +77,9 @@ class LogitSpace(Space):
 
     def logits(self, merged: tuple[Tensor, ...], head: Callable[[Levels], Tensor]) -> Tensor:
         return merged[0]
+
+    def level(self, index: int) -> int | None:
+        return None
 
     def entropy(self, evaluation: Evaluation) -> Tensor:
         return evaluation.entropies

@@ -6,6 +6,7 @@ registered under the class name of the model they serve; subclasses of that mode
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -74,6 +75,27 @@ class ModelAdapter:
         """Route the model's predictions through ``predict(images, context)``: logits."""
         raise NotImplementedError
 
+    def loss(self, levels: Levels, images: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
+        """The model's own losses on the output levels of its backbone, auxiliary heads left out.
+
+        Args:
+            levels: per level ``(N, C, h, w)``, merged.
+            images: ``(N, 3, H, W)``.
+            samples: the MM data samples, with their labels.
+        """
+        return self.loss_of_logits(self.head(levels, images, self.default_context(images)), samples)
+
+    def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
+        """The model's own losses on merged logits ``(N, K)`` or ``(N, K, H, W)``.
+
+        Raises:
+            MMDiscardError: if the model has none for logits.
+        """
+        raise MMDiscardError(
+            f'{type(self.model).__name__} has no loss of merged logits, so no aggregator can be '
+            'trained for it'
+        )
+
     def uninstall(self) -> None:
         """Leave the model as it was."""
         for module, name in self._patched:
@@ -101,6 +123,9 @@ class ClassifierAdapter(ModelAdapter):
         with self.seam.feeding(levels):
             logits = self.model(images, mode='tensor')
         return one_score_per_class(logits, self.model.head)
+
+    def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
+        return self.model.head.loss(MergedLogits([logits]), samples)
 
     def install(self, predict: Predict) -> None:
         model = self.model
@@ -139,6 +164,17 @@ class SegmentorAdapter(ModelAdapter):
         with self.seam.feeding(levels):
             return self._encode_decode(images, context)
 
+    def loss(self, levels: Levels, images: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
+        with self.seam.feeding(levels):
+            features = self.model.extract_feat(images)
+        return self.model._decode_head_forward_train(features, samples)
+
+    def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
+        head = self.model.decode_head
+        head = head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
+        loss = _loss_by_feat(head)
+        return super().loss_of_logits(logits, samples) if loss is None else loss(logits, samples)
+
     def context_of(self, context: list[dict], rows: Sequence[int]) -> list[dict]:
         # Decode heads read the output size off the first meta, and slide inference writes the size
         # of its window there alone: whichever row comes first has to carry it.
@@ -154,6 +190,15 @@ class SegmentorAdapter(ModelAdapter):
             return predict(inputs, batch_img_metas)
 
         self._patch(self.model, 'encode_decode', encode_decode)
+
+
+def _loss_by_feat(head: nn.Module) -> Callable | None:
+    """MMSegmentation's loss of a decode head's logits, whatever else the head makes of it.
+
+    Heads with more than one output override it, but in an ensemble there are logits alone.
+    """
+    own = next((cls for cls in type(head).__mro__ if cls.__name__ == 'BaseDecodeHead'), None)
+    return own and hasattr(head, 'loss_decode') and partial(own.loss_by_feat, head) or None
 
 
 def one_score_per_class(logits: Any, source: nn.Module) -> Tensor:

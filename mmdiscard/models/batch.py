@@ -49,7 +49,8 @@ class Batch:
         if self.ensemble.budget == 1:
             self._converse(rounds, self._take_in_unseen)
         elif search.needs_prediction:
-            self._converse(rounds, self._take_in)
+            joint = search.criterion is not None and search.criterion.needs_attention
+            self._converse(rounds, self._take_in_then_judge if joint else self._take_in)
         else:
             # The states are known before anything is computed, so compute them in one go.
             self._converse(rounds, self._judge)
@@ -61,15 +62,22 @@ class Batch:
 
     def evaluations(self, rows: Rows) -> Iterator[Evaluation]:
         """Compute rows, in parts."""
+        return map(self.evaluation, self._run.compute(rows))
+
+    def evaluation(self, computed: Computed) -> Evaluation:
+        """What becomes of computed rows, each thing when it is first asked for."""
         aggregator = self.ensemble.aggregator
-        for computed in self._run.compute(rows):
-            yield Evaluation(
-                computed,
-                self._head,
-                self.ensemble.geometry,
-                aggregator.alignment,
-                aggregator.space.head_input,
-            )
+        return Evaluation(
+            computed,
+            self._head,
+            self.ensemble.geometry,
+            aggregator.alignment,
+            aggregator.space.head_input,
+        )
+
+    def merged(self) -> tuple[Tensor, ...]:
+        """What was merged so far, each ``(N, ...)``."""
+        return self._merge.result()
 
     def logits(self) -> Tensor:
         """The merged prediction."""
@@ -78,7 +86,7 @@ class Batch:
             Rows(torch.arange(count), self.ensemble.space.default(count)), self.images, ()
         )
         return self.ensemble.aggregator.space.logits(
-            self._merge.result(), lambda levels: self._head(levels, whole)
+            self.merged(), lambda levels: self._head(levels, whole)
         )
 
     def _converse(self, rounds: SearchRounds, answer: Any) -> None:
@@ -99,19 +107,40 @@ class Batch:
             self._merge.add(evaluation)
         return _in_order(parts)
 
+    def _take_in_then_judge(self, rows: Rows) -> Feedback:
+        """Likewise, where a state is judged by how it compares with all others so far."""
+        evaluations = []
+        for evaluation in self.evaluations(rows):
+            self._merge.add(evaluation)
+            evaluations.append(evaluation)
+        attention = self._merge.attention()[-len(rows) :]
+        shares = attention.split([len(evaluation.rows) for evaluation in evaluations])
+        return _in_order(
+            [
+                (evaluation.positions, self._judge(evaluation.rows, evaluation, share))
+                for evaluation, share in zip(evaluations, shares, strict=True)
+            ]
+        )
+
     def _take_in_unseen(self, rows: Rows) -> Feedback:
         """Compute the only state there is to be: nothing is compared, so nothing is judged."""
         for evaluation in self.evaluations(rows):
             self._merge.add(evaluation)
         return Feedback(confident=torch.ones(len(rows), dtype=torch.bool))
 
-    def _judge(self, rows: Rows, evaluation: Evaluation | None = None) -> Feedback:
+    def _judge(
+        self,
+        rows: Rows,
+        evaluation: Evaluation | None = None,
+        attention: Tensor | None = None,
+    ) -> Feedback:
         search = self.ensemble.search
         signals = Signals(
             displacement=self.ensemble.space.displacement(rows.states),
             image_keys=lambda: image_keys(self.images)[rows.images],
             entropy=lambda: evaluation.entropy,
             margin=lambda: evaluation.margin,
+            attention=lambda: attention,
         )
         return Feedback(
             scores=search.criterion and search.criterion.score(rows, signals),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..subsampling import Fingerprint, StateHooks, SubsamplingGroup, Subsampling
 from ..subsampling.backbone import blank_image, inference_mode
 from .adapters import ModelAdapter, Predict
 from .batch import Batch
+from .merge_target import check_attention, merge_target
 from .results import SearchResult, StateOutputs, search_result
 
 
@@ -75,7 +76,9 @@ class Ensemble:
         self.space = self._hooks.space
         self.geometry = Geometry(self.space, found.strides)
         try:
+            check_attention(search, aggregator)
             self.cost_model = self._measure_cost(found.input_size)
+            aggregator.prepare(partial(merge_target, self, found.input_size))
             self.executor = PrefixExecutor(
                 adapter.features,
                 self._hooks,
@@ -90,7 +93,7 @@ class Ensemble:
 
     @cached_property
     def prices(self) -> Prices:
-        prices = self._prices(self.search.needs_prediction or self.aggregator.needs_prediction)
+        prices = self._prices(self.search.runs_head or self.aggregator.needs_prediction)
         one = self.search.most_states(self.space, prices) == 1
         return self._prices(False) if one else prices
 
@@ -142,6 +145,18 @@ class Ensemble:
         states = self.space.check(states)
         batch = Batch(self, images, context)
         yield from batch.evaluations(each_of(states, torch.arange(len(images))))
+
+    def use(self, search: Search) -> None:
+        """Search otherwise from now on.
+
+        Raises:
+            MMDiscardError: if the search does not fit the groups or the aggregator.
+        """
+        search.prepare(self.space)
+        check_attention(search, self.aggregator)
+        self.search = search
+        for name in ('prices', 'budget'):
+            vars(self).pop(name, None)
 
     @contextmanager
     def route(self, predict: Predict) -> Iterator[None]:

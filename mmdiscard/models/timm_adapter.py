@@ -4,6 +4,7 @@ A timm model has no backbone of its own to replace: features are what its ``forw
 gives, and its ``forward_head`` makes logits of them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,6 +60,9 @@ class TimmAdapter(ModelAdapter):
         with self.seam.feeding(levels):
             logits = self.backbone.head(self.backbone(images))
         return one_score_per_class(logits, self.model.model)
+
+    def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
+        return self.model._get_loss(logits, samples)
 
     def install(self, predict: Predict) -> None:
         model = self.model

@@ -3,6 +3,7 @@
 from .base import Feedback, Rows, Search, SearchRounds, branches, each_of
 from .budget import Budget, Prices
 from .criteria import (
+    AttentionCriterion,
     Criterion,
     DisplacementCriterion,
     EntropyCriterion,
@@ -17,6 +18,7 @@ from .state_file import read_states, write_states
 from .worth import worth
 
 __all__ = [
+    'AttentionCriterion',
     'GATE_FILE',
     'Budget',
     'Criterion',

@@ -79,6 +79,12 @@ class Search:
         scored = self.criterion is not None and self.criterion.needs_prediction
         return scored or self.gate is not None
 
+    @property
+    def runs_head(self) -> bool:
+        """Whether the head runs for every state so that the search can go on."""
+        scored = self.needs_prediction and self.criterion is not None and self.criterion.runs_head
+        return scored or self.gate is not None
+
     def prepare(self, space: StateSpace, fingerprint: Fingerprint | None = None) -> None:
         """Check the search against the groups it will run on. Subclasses begin with this.
 

@@ -21,19 +21,26 @@ class Signals:
         entropy: gives ``(M,)``, the normalised entropy in 0..1 of the row's prediction (for dense
             outputs, its mean over pixels); costs a prediction, so it is called only when needed.
         margin: gives ``(M,)``, likewise the lead of the first class over the second, in 0..1.
+        attention: gives ``(M,)``, attention that the row receives among all states so far of its
+            image, 1 being an even share; only where the criterion asks for it.
     """
 
     displacement: Tensor
     image_keys: Callable[[], Tensor]
     entropy: Callable[[], Tensor]
     margin: Callable[[], Tensor]
+    attention: Callable[[], Tensor] | None = None
 
 
 class Criterion:
     """Scores rows. Subclasses implement `score`."""
 
-    #: whether a score depends on what the model predicts for the row
+    #: whether a score depends on what the model makes of the row
     needs_prediction = False
+    #: whether it runs the head for that
+    runs_head = True
+    #: whether it compares the row with all others so far, by the attention of a learned aggregator
+    needs_attention = False
 
     def score(self, rows: Rows, signals: Signals) -> Tensor:
         """Scores ``(M,)`` on the CPU, lower is better."""
@@ -84,6 +91,33 @@ class RandomCriterion(Criterion):
         for column in rows.states.numpy().astype(np.uint64).T:
             mixed = _mix(mixed ^ column)
         return torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) / 2**53).float()
+
+
+@CRITERIA.register_module()
+class AttentionCriterion(Criterion):
+    """One over the attention that a state receives from an `AttentionAggregator` (the paper).
+
+    Attention is counted in even shares: among P states so far, one that receives 1/P scores 1. So
+    scores of states that were found early and late compare.
+
+    Args:
+        reverse: take states first that receive little attention.
+        random: multiply by a random number in 0..1, as the paper does for training.
+        seed: of the random number, see `RandomCriterion`.
+    """
+
+    needs_prediction = True
+    runs_head = False
+    needs_attention = True
+
+    def __init__(self, reverse: bool = False, random: bool = False, seed: int = 0) -> None:
+        self.reverse = reverse
+        self.random = RandomCriterion(seed) if random else None
+
+    def score(self, rows: Rows, signals: Signals) -> Tensor:
+        attention = signals.attention().clamp(min=1e-6)
+        scores = attention if self.reverse else 1 / attention
+        return scores if self.random is None else scores * self.random.score(rows, signals)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

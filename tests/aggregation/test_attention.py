@@ -39,8 +39,9 @@ def positions(golden):
 
 
 def test_merged_output_and_score_are_those_of_the_official_code(golden, module, positions):
-    merged, received = module(golden['feats'], positions)
+    merged = module(golden['feats'], positions)
     torch.testing.assert_close(merged, golden['aggregated'], atol=1e-5, rtol=0)
+    received = module.received(golden['feats'], positions)
     torch.testing.assert_close(received, golden['score'], atol=1e-5, rtol=0)
 
 
@@ -50,17 +51,18 @@ def test_every_state_is_that_of_the_official_code(golden, module, positions):
 
 
 def test_untrained_it_is_the_average(golden, positions):
-    merged, _ = StateAttention(16, 32)(golden['feats'], positions)
+    merged = StateAttention(16, 32)(golden['feats'], positions)
     torch.testing.assert_close(merged, golden['feats'].mean(1))
 
 
 def test_chunks_change_nothing_nor_does_the_gradient(golden, module, positions, monkeypatch):
-    whole, received = module(golden['feats'], positions)
+    whole = module(golden['feats'], positions)
+    received = module.received(golden['feats'], positions)
     gradients = torch.autograd.grad(whole.square().sum(), list(module.parameters()))
     monkeypatch.setattr(attention_module, 'MAX_ENTRIES', 2 * 6 * 6 * 5)  # five of twelve locations
-    parts, same = module(golden['feats'], positions)
+    parts = module(golden['feats'], positions)
     torch.testing.assert_close(parts, whole)
-    torch.testing.assert_close(same, received)
+    torch.testing.assert_close(module.received(golden['feats'], positions), received)
     again = torch.autograd.grad(parts.square().sum(), list(module.parameters()))
     torch.testing.assert_close(again, gradients)
 
@@ -83,26 +85,28 @@ def test_absent_states_count_for_nothing(golden, module, positions):
     present = torch.tensor([[1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1]]).bool()
     features = golden['feats'].clone()
     features[~present] = 1e3
-    merged, received = module(features, positions, present)
-    alone, shares = module(golden['feats'][:1, present[0]], positions[:1, present[0]])
-    torch.testing.assert_close(merged[:1], alone)
-    torch.testing.assert_close(received[:1, present[0]], shares)
+    merged = module(features, positions, present)
+    alone = golden['feats'][:1, present[0]], positions[:1, present[0]]
+    torch.testing.assert_close(merged[:1], module(*alone))
+    received = module.received(features, positions, present)
+    torch.testing.assert_close(received[:1, present[0]], module.received(*alone))
     torch.testing.assert_close(merged[1], golden['aggregated'][1], atol=1e-5, rtol=0)
 
 
 def test_order_of_states_does_not_matter(golden, module, positions):
     order = torch.tensor([4, 2, 0, 5, 1, 3])
-    merged, received = module(golden['feats'][:, order], positions[:, order])
+    shuffled = golden['feats'][:, order], positions[:, order]
+    merged, received = module(*shuffled), module.received(*shuffled)
     torch.testing.assert_close(merged, golden['aggregated'], atol=1e-5, rtol=0)
     torch.testing.assert_close(received, golden['score'][:, order], atol=1e-5, rtol=0)
 
 
 def test_vectors_are_maps_of_one_location(golden, module, positions):
     vectors = golden['feats'][..., 0, 0]
-    merged, _ = module(vectors, positions)
+    merged = module(vectors, positions)
     torch.testing.assert_close(merged, golden['aggregated'][..., 0, 0], atol=1e-5, rtol=0)
 
 
 def test_odd_numbers_of_channels_work():
-    merged, _ = StateAttention(5, 4)(torch.randn(2, 3, 5, 2, 2), torch.zeros(2, 3, 2).long())
+    merged = StateAttention(5, 4)(torch.randn(2, 3, 5, 2, 2), torch.zeros(2, 3, 2).long())
     assert merged.shape == (2, 5, 2, 2)
