@@ -29,6 +29,8 @@ class Aggregator:
 
     #: whether a weight depends on what the model predicts for the row
     needs_prediction = False
+    #: whether weights say how sure a prediction is, so that those of other views can be compared
+    weighs_confidence = False
     #: whether it says how much attention states receive
     gives_attention = False
 
@@ -102,6 +104,7 @@ class EntropyAggregator(Aggregator):
     """
 
     needs_prediction = True
+    weighs_confidence = True
 
     def weights(self, evaluation: Evaluation) -> Tensor:
         return (1 - self.space.entropy(evaluation)).clamp(min=SMALLEST_WEIGHT)
@@ -140,6 +143,11 @@ class Merge:
     def result(self) -> tuple[Tensor, ...]:
         """The merged tensors, each ``(N, ...)``."""
         return tuple(mean.value for mean in self._means)
+
+    @property
+    def total(self) -> Tensor:
+        """What the states of each image weigh together, ``(N, 1, ...)``."""
+        return self._means[0].total
 
 
 class RunningMean:

@@ -43,6 +43,15 @@ class Batch:
         """What was computed so far per image, in plain forwards."""
         return self._run.cost + self.ensemble.cost_model.head * self._heads / len(self.images)
 
+    @property
+    def weight(self) -> Tensor | None:
+        """What the states of each image weigh together, ``(N, 1, ...)``.
+
+        None where weights do not say how sure predictions are.
+        """
+        comparable = self.ensemble.aggregator.weighs_confidence and self.ensemble.budget > 1
+        return self._merge.total if comparable else None
+
     def follow(self, rounds: SearchRounds) -> None:
         """Compute and merge what a search asks for, until it ends."""
         search = self.ensemble.search

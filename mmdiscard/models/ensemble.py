@@ -25,7 +25,7 @@ from ..execution import (
 from ..search import Prices, Rows, Search, each_of
 from ..subsampling import Fingerprint, StateHooks, SubsamplingGroup, SubsamplingMap
 from ..subsampling.backbone import blank_image, inference_mode
-from .adapters import ModelAdapter, Predict
+from .adapters import ATTACHED, ModelAdapter, Predict, unwrap
 from .batch import Batch
 from .merge_target import check_attention, merge_target
 from .results import SearchResult, StateOutputs, search_result
@@ -52,6 +52,7 @@ class Ensemble:
             prefix-tree bound of a set of states.
         executor: computes states.
         last: `SearchResult` of the last batch; None before the first.
+        weight: what the states of its images weigh together, see `Batch.weight`.
         listeners: called with every `SearchResult`.
     """
 
@@ -69,6 +70,7 @@ class Ensemble:
         self.search = search
         self.aggregator = aggregator
         self.last: SearchResult | None = None
+        self.weight: Tensor | None = None
         self.listeners: list[Callable[[SearchResult], None]] = []
         self._predict: Predict = self.predict
         self._input_size = found.input_size
@@ -90,6 +92,7 @@ class Ensemble:
             self.detach()
             raise
         adapter.install(lambda images, context: self._predict(images, context))
+        setattr(adapter.model, ATTACHED, self)
 
     @cached_property
     def prices(self) -> Prices:
@@ -220,6 +223,7 @@ class Ensemble:
         batch = Batch(self, images, context)
         batch.follow(self.search.rounds(len(images), self.space, self.prices))
         logits = batch.logits()
+        self.weight = batch.weight
         self.last = search_result(len(images), batch.asked, batch.answers, batch.cost, self.prices)
         for listener in self.listeners:
             listener(self.last)
@@ -265,3 +269,8 @@ class Ensemble:
                 f'the model does not run on an image of {input_size}: {error}; if another size '
                 'would do, set `input_size` in `subsampling`'
             ) from error
+
+
+def ensemble_of(model: Any) -> Ensemble | None:
+    """The ensemble that is attached to a model, or to what it wraps; None if there is none."""
+    return getattr(unwrap(model), ATTACHED, None)

@@ -1,20 +1,28 @@
 """TTA models: views of MM's `tta_pipeline`, merged with or without mmdiscard inside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from mmengine.model import BaseTTAModel
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from ..registry import MERGERS, MODELS, build
+from .views import (
+    ViewOutput,
+    naming,
+    read_classifier,
+    read_segmentor,
+    split_views,
+    view_names,
+)
 
 
 class DiscardTTA(BaseTTAModel):
-    """Merges the probabilities of views. Subclasses say where a sample keeps them.
+    """Merges the views of an image as they come. Subclasses say where a sample keeps them.
 
-    With `SubsamplingSearchHook` every view is itself merged from several states.
+    With `SubsamplingSearchHook` every view is itself merged from several states. Views that the
+    merger does not use are not computed, and of those that it does only running sums are kept.
 
     Args:
         module: config of the model, or the model.
@@ -31,12 +39,54 @@ class DiscardTTA(BaseTTAModel):
         super().__init__(module, data_preprocessor)
         self.merger = build(MERGERS, merger or dict(type='MeanMerger'))
 
-    def merge_preds(self, data_samples_list: Sequence[Sequence[Any]]) -> list[Any]:
-        """Merge the views of each image into one sample."""
-        return [self.merge_views(views) for views in data_samples_list]
+    def test_step(self, data: Any) -> list[Any]:
+        """Predict the views of a batch one by one and merge them, one sample per image.
 
-    def merge_views(self, views: Sequence[Any]) -> Any:
-        """Merge the samples of one image, one per view, into one sample."""
+        Raises:
+            MMDiscardError: if the merger was fitted to other views, or the model cannot predict
+                one.
+        """
+        samples, merging = [], []
+        for index, outputs in self.views(data):
+            if not merging:
+                samples = [output.sample for output in outputs]
+                merging = [self.merger.begin() for _ in outputs]
+            for image, output in zip(merging, outputs, strict=True):
+                image.add(index, output.values(self.merger.on), output.weight)
+        return [
+            self.merged(sample, self.merger.probabilities(image.result()))
+            for sample, image in zip(samples, merging, strict=True)
+        ]
+
+    def views(self, data: Any) -> Iterator[tuple[int, list[ViewOutput]]]:
+        """Predict the views that the merger uses, one at a time.
+
+        Args:
+            data: a batch as MM collates it.
+
+        Yields:
+            The position of a view and what the model says of every image in it.
+        """
+        views = split_views(data)
+        names = view_names(views)
+        self.merger.fit_to(names)
+        for index, view in enumerate(views):
+            if self.merger.uses(index):
+                with naming(view, names[index]):
+                    outputs = self.read(self.module, view, self.merger.joint)
+                yield index, outputs
+
+    def merge_preds(self, data_samples_list: Sequence[Sequence[Any]]) -> list[Any]:
+        """Not used: views are merged as they come."""
+        raise NotImplementedError
+
+    @staticmethod
+    def read(model: nn.Module, view: Any, joint: bool) -> list[ViewOutput]:
+        """Predict one view."""
+        raise NotImplementedError
+
+    def merged(self, sample: Any, probabilities: Tensor) -> Any:
+        """A sample with the merged prediction, like ``sample`` of the first view."""
         raise NotImplementedError
 
 
@@ -44,9 +94,10 @@ class DiscardTTA(BaseTTAModel):
 class DiscardClsTTA(DiscardTTA):
     """TTA for MMPretrain classifiers."""
 
-    def merge_views(self, views: Sequence[Any]) -> Any:
-        merged = views[0].new()
-        return merged.set_pred_score(self.merger.merge(view.pred_score for view in views))
+    read = staticmethod(read_classifier)
+
+    def merged(self, sample: Any, probabilities: Tensor) -> Any:
+        return sample.new().set_pred_score(probabilities)
 
 
 @MODELS.register_module()
@@ -57,9 +108,10 @@ class DiscardSegTTA(DiscardTTA):
     channel MM's samples hold probabilities already, and they are merged as they are.
     """
 
-    def merge_views(self, views: Sequence[Any]) -> Any:
-        merged = views[0].clone()
-        probabilities = self.merger.merge(map(self._probabilities, views))
+    read = staticmethod(read_segmentor)
+
+    def merged(self, sample: Any, probabilities: Tensor) -> Any:
+        merged = sample.clone()
         merged.set_data(
             dict(
                 seg_logits=PixelData(data=probabilities),
@@ -68,12 +120,7 @@ class DiscardSegTTA(DiscardTTA):
         )
         return merged
 
-    @staticmethod
-    def _probabilities(view: Any) -> Tensor:
-        logits = view.seg_logits.data
-        return logits.softmax(dim=0) if len(logits) > 1 else logits
-
     def _labels(self, probabilities: Tensor) -> Tensor:
         if len(probabilities) > 1:
             return probabilities.argmax(dim=0, keepdim=True)
-        return (probabilities > self.module.decode_head.threshold).to(torch.long)
+        return (probabilities > self.module.decode_head.threshold).long()

@@ -16,10 +16,13 @@ from small_models import (
 
 import mmdiscard
 from mmdiscard import MMDiscardError
+from mmdiscard.aggregation.mergers.fitted import MergerFile
 from mmdiscard.models import DiscardClsTTA, DiscardSegTTA
+from mmdiscard.models.views import split_views
 
 BINARY = FCN_HEAD | dict(num_classes=2, out_channels=1, threshold=0.3)
 MERGERS = ['MeanMerger', 'EntropyMerger']
+SLIDE = dict(mode='slide', crop_size=(48, 48), stride=(32, 32))
 
 
 def pixels(views):
@@ -61,7 +64,11 @@ def test_classifier_merges_as_mmpretrain_does():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('make', [segmentor, mit_segmentor])
+@pytest.mark.parametrize(
+    'make',
+    [segmentor, mit_segmentor, lambda: segmentor(test_cfg=SLIDE)],
+    ids=['whole', 'levels', 'slide'],
+)
 def test_segmentor_merges_as_mmseg_does(make):
     model = make()
     theirs = SegTTAModel(module=model).test_step(seg_views())
@@ -102,7 +109,7 @@ def test_mergers_give_different_results():
 
 
 def test_unknown_mergers_are_refused():
-    with pytest.raises(MMDiscardError, match="unknown merger 'Vote'; .* EntropyMerger, .* MeanMerger"):
+    with pytest.raises(MMDiscardError, match="unknown merger 'Vote'; .* MeanMerger"):
         DiscardClsTTA(classifier(), merger=dict(type='Vote'))
 
 
@@ -128,3 +135,138 @@ def test_states_inside_views(kind, make, result):
         assert not torch.equal(result(tta), plain)
     assert len(heard) == 3  # views
     assert torch.equal(result(tta), plain)
+
+
+# ------------------------------------------------------------------------------------- which views
+FILES = dict(
+    GPSMerger=dict(indices=[2]),
+    AugTTAMerger=dict(coefficients=[0.0, 1.0, 3.0]),
+    ClassTTAMerger=dict(coefficients=torch.rand(3, 7).tolist()),
+)
+CLS_VIEWS = ('view 0', 'view 1', 'view 2')
+SEG_VIEWS = ('view 0', 'view 1 horizontal flip', 'view 2')
+
+
+def fitted(name, views=CLS_VIEWS):
+    return dict(type=name, file=MergerFile(name, views, FILES[name]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', FILES)
+def test_fitted_mergers_merge_the_logits_of_the_head(name):
+    model = classifier()
+    tta = DiscardClsTTA(model, merger=fitted(name))
+    logits = [
+        model(model.data_preprocessor(view)['inputs'], mode='tensor')
+        for view in split_views(cls_views())
+    ]
+    expected = tta.merger.merge(torch.stack(logits).transpose(1, 2)).softmax(0).T
+    torch.testing.assert_close(cls_result(tta), expected)
+
+
+@torch.no_grad()
+def test_views_without_weight_are_not_computed():
+    model, heard = classifier(), []
+    model.backbone.register_forward_hook(lambda *_: heard.append(1))
+    cls_result(DiscardClsTTA(model, merger=fitted('GPSMerger')))
+    assert len(heard) == 1
+    cls_result(DiscardClsTTA(model, merger=fitted('AugTTAMerger')))
+    assert len(heard) == 3
+
+
+@torch.no_grad()
+def test_mergers_fitted_to_other_views_are_refused():
+    with pytest.raises(MMDiscardError, match='knows nothing of view 1 horizontal flip; it misses'):
+        DiscardSegTTA(segmentor(), merger=fitted('GPSMerger')).test_step(seg_views())
+    tta = DiscardSegTTA(segmentor(), merger=fitted('GPSMerger', SEG_VIEWS))
+    assert len(tta.test_step(seg_views())) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('merger', MERGERS + ['MaxMerger'])
+@pytest.mark.parametrize('kind', ['classifier', 'segmentor'])
+def test_order_of_views_changes_nothing(kind, merger):
+    make, tta, views, field = {
+        'classifier': (classifier, DiscardClsTTA, cls_views(), lambda s: s.pred_score),
+        'segmentor': (segmentor, DiscardSegTTA, seg_views(), lambda s: s.seg_logits.data),
+    }[kind]
+    tta = tta(make(), merger=dict(type=merger))
+    turned = {key: values[::-1] for key, values in views.items()}
+    for a, b in zip(tta.test_step(views), tta.test_step(turned), strict=True):
+        torch.testing.assert_close(field(a), field(b))
+
+
+def test_views_that_the_model_cannot_predict_are_named():
+    views = seg_views()
+    views['data_samples'][1][0].set_metainfo(dict(flip_direction='diagonal'))
+    message = "cannot predict the view 'view 1 diagonal flip' of 0.png .size .64, 64.*out of tta_"
+    with pytest.raises(MMDiscardError, match=message):
+        DiscardSegTTA(segmentor()).test_step(views)
+
+
+# ---------------------------------------------------------------------- views and states as one set
+ENTROPY = dict(type='EntropyAggregator', on='logits')
+FIXED = dict(type='FixedStates', states=[[0, 0], [1, 0], [0, 3], [2, 1]])
+
+
+def pairs(model, view):
+    """Logits of every state of a view, with entropy weights: brute force."""
+    data = model.data_preprocessor(view)
+    with mmdiscard.attach(model, dict(groups=[-2, -1]), FIXED, ENTROPY) as ensemble:
+        logits = ensemble.evaluate(data['inputs'], torch.tensor(FIXED['states'])).logits.double()
+    p = logits.softmax(2)
+    entropy = torch.special.entr(p).sum(2) / torch.tensor(float(p.shape[2])).log()
+    return logits, (1 - entropy).unsqueeze(2)
+
+
+@torch.no_grad()
+def test_entropy_weighs_all_pairs_of_views_and_states_at_once():
+    model = classifier()
+    model.head.fc.weight.data *= 0.05  # so that none is certain
+    logits, weights = zip(*(pairs(model, view) for view in split_views(cls_views())), strict=True)
+    logits, weights = torch.cat(logits, 1), torch.cat(weights, 1)
+    expected = ((weights * logits).sum(1) / weights.sum(1)).softmax(1)
+    tta = DiscardClsTTA(model, merger=dict(type='EntropyMerger', on='logits'))
+    with mmdiscard.attach(model, dict(groups=[-2, -1]), FIXED, ENTROPY):
+        found = cls_result(tta)
+        apart = dict(type='EntropyMerger', on='logits', joint=False)
+        other = cls_result(DiscardClsTTA(model, merger=apart))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(other.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_weights_of_pixels_go_the_way_of_their_logits():
+    model = segmentor()
+    views = seg_views()
+    logits, weights = zip(*(pairs(model, view) for view in split_views(views)), strict=True)
+    turn = [lambda maps: maps, lambda maps: maps.flip(-1), lambda maps: maps]
+    logits = torch.cat([back(maps) for back, maps in zip(turn, logits, strict=True)], 1)
+    weights = torch.cat([back(maps) for back, maps in zip(turn, weights, strict=True)], 1)
+    expected = ((weights * logits).sum(1) / weights.sum(1)).softmax(1)
+    tta = DiscardSegTTA(model, merger=dict(type='EntropyMerger', on='logits'))
+    with mmdiscard.attach(model, dict(groups=[-2, -1]), FIXED, ENTROPY):
+        samples = tta.test_step(views)
+    found = torch.stack([sample.seg_logits.data for sample in samples])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+    assert model.out_channels == 5
+    assert 'encode_decode' not in vars(model)
+
+
+@torch.no_grad()
+def test_weights_of_pixels_are_put_together_from_windows():
+    tta = DiscardSegTTA(segmentor(test_cfg=SLIDE), merger=dict(type='EntropyMerger'))
+    with mmdiscard.attach(tta, dict(groups=[-2, -1]), FIXED, ENTROPY):
+        for sample in tta.test_step(seg_views()):
+            total = sample.seg_logits.data.sum(0)
+            torch.testing.assert_close(total, torch.ones_like(total))
+            assert sample.pred_sem_seg.data.max() < 5
+
+
+@torch.no_grad()
+def test_one_state_alone_leaves_views_to_their_own_weights():
+    tta = DiscardClsTTA(classifier(), merger=dict(type='EntropyMerger'))
+    plain = cls_result(tta)
+    one = dict(type='GreedySearch', budget=1)
+    with mmdiscard.attach(tta, dict(groups='all'), one, ENTROPY):
+        assert torch.equal(cls_result(tta), plain)
