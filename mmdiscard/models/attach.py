@@ -49,7 +49,8 @@ def attach(
         raise MMDiscardError(
             'mmdiscard is attached to this model already; call `detach()` on that ensemble first'
         )
-    search = build(SEARCHES, search or dict(type='GreedySearch', budget=10))
+    if not isinstance(search, Search):
+        search = build(SEARCHES, search or dict(type='GreedySearch', budget=10))
     aggregator = build(AGGREGATORS, aggregator or adapter.default_aggregator)
     aggregator.check(adapter.dense)
     limits = Limits(max_rows, max_cache_bytes)

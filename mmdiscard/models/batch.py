@@ -1,5 +1,6 @@
 """One batch of images on its way through an ensemble."""
 
+import copy
 import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,18 @@ class Batch:
             aggregator.alignment,
             aggregator.space.head_input,
         )
+
+    def add(self, rows: Rows) -> None:
+        """Compute and merge rows that no search asked for."""
+        for evaluation in self.evaluations(rows):
+            self._merge.add(evaluation)
+
+    def fork(self) -> 'Batch':
+        """A batch that has merged the same so far; what was computed is shared."""
+        fork = copy.copy(self)
+        aggregator = self.ensemble.aggregator
+        fork._merge = copy.deepcopy(self._merge, {id(aggregator): aggregator})
+        return fork
 
     def merged(self) -> tuple[Tensor, ...]:
         """What was merged so far, each ``(N, ...)``."""

@@ -15,6 +15,7 @@ from .greedy import GreedySearch
 from .known import ExhaustiveSearch, FixedStates, KnownStates, SpreadStates
 from .selection import ForwardSelection, Step
 from .state_file import read_states, write_states
+from .trails import RecordedSearch, Trails
 from .worth import worth
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     'KnownStates',
     'MarginGate',
     'Prices',
+    'RecordedSearch',
     'RandomCriterion',
     'Rows',
     'Search',
@@ -41,6 +43,7 @@ __all__ = [
     'Signals',
     'SpreadStates',
     'Step',
+    'Trails',
     'Witness',
     'branches',
     'each_of',

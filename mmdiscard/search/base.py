@@ -69,6 +69,8 @@ class Search:
 
     #: scores the rows; None for a search that asks for no scores
     criterion = None
+    #: whether a gate is asked about the first state alone, the others being known beforehand
+    gate_looks_once = False
 
     def __init__(self, gate: Mapping[str, Any] | None = None) -> None:
         self.gate = gate and build(GATES, gate)

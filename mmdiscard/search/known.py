@@ -26,6 +26,8 @@ class KnownStates(Search):
     on to the rest.
     """
 
+    gate_looks_once = True
+
     def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
         """``(B, G)`` states, the default state first where it is one of them.
 

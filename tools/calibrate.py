@@ -1,0 +1,106 @@
+"""Choose what a config's model is searched with, on labelled images that are not the test set.
+
+    python tools/calibrate.py CONFIG CHECKPOINT --budget 4       # a fixed set of four states
+    python tools/calibrate.py CONFIG CHECKPOINT --cost 2.0       # ... that costs two plain forwards
+    python tools/calibrate.py CONFIG CHECKPOINT --gate entropy --cost 1.5    # a gate's threshold
+
+The first two write a file for `search=dict(type='FixedStates', file=...)`, the last one a file for
+`gate=dict(type='EntropyGate', file=...)`. Groups and aggregator are those of the config's
+SubsamplingSearchHook, and for a gate its search too. An interrupted choice of states goes on where
+it was when the same command is given again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import preamble  # noqa: F401  (before anything reads a config)
+
+from mmdiscard.engine import launch
+from mmdiscard.engine.calibrate import Request, calibrate
+from mmdiscard.engine.progress import say
+from mmdiscard.engine.subset import SPLITS, Calibration
+
+GATES = {'entropy': 'EntropyGate', 'margin': 'MarginGate'}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='weights: a file or a URL')
+    parser.add_argument('--budget', type=int, help='number of states to choose, at most')
+    parser.add_argument(
+        '--cost',
+        type=float,
+        help='plain forwards that the states may cost; with --gate, what an image costs on average',
+    )
+    parser.add_argument('--gate', choices=GATES, help='find the threshold of this gate instead')
+    parser.add_argument('--images', type=int, default=300, help='how many (default: 300)')
+    parser.add_argument(
+        '--split', choices=SPLITS, default='val', help='where they come from (default: val)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='of the draw (default: 0)')
+    parser.add_argument(
+        '--candidates',
+        type=int,
+        default=64,
+        help='states tried per round; where there are more, those farthest apart (default: 64)',
+    )
+    parser.add_argument(
+        '--out', type=Path, help='file to write (default: states.json or gate.json in the work dir)'
+    )
+    launch.add_run_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.budget is None and args.cost is None:
+        parser.error('give --budget, --cost, or both')
+    if args.gate and (args.cost is None or args.budget is not None):
+        parser.error('--gate needs --cost, and takes no --budget: the search of the config has one')
+    return args
+
+
+def request_of(args: argparse.Namespace, work_dir: str) -> Request:
+    name = 'gate.json' if args.gate else 'states.json'
+    budget = dict(states=args.budget, cost=args.cost)
+    return Request(
+        config=args.config,
+        checkpoint=args.checkpoint,
+        out=args.out or Path(work_dir, name),
+        images=Calibration(args.split, args.images, args.seed),
+        budget={key: value for key, value in budget.items() if value is not None},
+        gate=GATES.get(args.gate),
+        candidates=args.candidates,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    cfg = launch.load_config(args)
+    launch.check_checkpoint(args.checkpoint)
+    launch.prepare_launcher(cfg, args)
+    request = request_of(args, cfg.work_dir)
+    try:
+        result = calibrate(cfg, request)
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted. Finished rounds are kept: the same command goes on from there.')
+    say(f'{request.out}: {summary(result)}')
+
+
+def summary(result: dict | list) -> str:
+    """One line on what was found."""
+    if isinstance(result, dict):
+        expected = result['expected']
+        return (
+            f'{result["gate"]} with threshold {result["threshold"]:.4f}: {expected["cost"]:.2f} '
+            f'plain forwards on average instead of {expected["cost_without_gate"]:.2f}'
+        )
+    first, last = result[0], result[-1]
+    return (
+        f'{len(result)} states, cost {last.cost:.2f}, loss {last.loss:.4f} (of the default state '
+        f'alone {first.loss:.4f})'
+    )
+
+
+if __name__ == '__main__':
+    launch.run(main)
