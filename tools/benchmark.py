@@ -1,133 +1,167 @@
-"""How long a prediction takes for each budget, in units of the plain model's prediction.
+"""What predictions take, in time and in memory, in units of the plain model's.
 
-    python tools/benchmark.py CONFIG --budgets 1 4 10 --batch 8 --size 224 224
+    python tools/benchmark.py CONFIG --methods search naive tta --budgets 4 10
+    python tools/benchmark.py --model resnet50 --out work_dirs/resnet50.json
 
-Weights and images are random: only time is measured. Plain and attached predictions take turns in
-one run, and a ratio is the median over the turns. Cost is in multiply-accumulates of a plain
-forward; its bound is what the states cost if every prefix that they share is computed once.
+Weights are random and images are noise. Methods take turns in one run, between predictions of the
+plain model; a ratio is the median over the turns. docs/benchmark.md says what the columns mean.
 """
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import preamble  # noqa: F401  (before anything reads a config)
 import torch
-from mmengine.registry import MODELS, init_default_scope
 
-import mmdiscard
-from mmdiscard.engine import launch
+from mmdiscard.engine import benchmark, launch
+from mmdiscard.engine.contenders import METHODS, Workbench
 from mmdiscard.errors import MMDiscardError
+from mmdiscard.visualization import benchmark_report
+
+UNSAID = ('budgets', 'methods', 'device', 'threads', 'out', 'figure')  # the table, the machine
+FAST = ['plain', 'search', 'spread', 'deepest']
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='a config with a SubsamplingSearchHook')
-    parser.add_argument('--budgets', type=int, nargs='+', default=[1, 4, 10])
-    parser.add_argument('--batch', type=int, default=8, help='images per batch')
-    parser.add_argument('--size', type=int, nargs=2, default=[224, 224], metavar=('H', 'W'))
-    parser.add_argument('--turns', type=int, default=9, help='measurements of each')
-    parser.add_argument('--max-rows', type=int, help='rows in flight (default: the batch)')
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
-    parser.add_argument('--out', type=Path, help='file for the figures (.json)')
+    add = parser.add_argument
+    add('config', nargs='?', help='a config; its SubsamplingSearchHook, if any, is measured')
+    add(
+        '--model',
+        help=f'instead of a config: {", ".join(benchmark.NAMED_MODELS)}, or a config of an MM '
+        'package, such as mmpretrain::resnet/resnet18_8xb32_in1k.py',
+    )
+    add('--budgets', type=int, nargs='+', default=[4, 10, 15], help='numbers of states, B')
+    add('--methods', nargs='+', default=FAST, help=f'plain, {", ".join(METHODS)}, or all')
+    add('--groups', nargs='+', help='groups to search: inner, all, or names or positions')
+    add('--batch', type=int, help='images per batch')
+    add('--size', type=int, nargs=2, metavar=('H', 'W'), help='size of the images')
+    add('--classes', type=int, help='number of classes of the head')
+    add('--turns', type=int, default=7, help='measurements of each (default: 7)')
+    add('--threads', type=int, help='threads of PyTorch')
+    add('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
+    add('--amp', action='store_true', help='mixed precision')
+    add('--channels-last', action='store_true', help='memory format of model and images')
+    add('--max-rows', type=int, help='rows in flight (default: as attach)')
+    add('--max-cache-bytes', type=int, help='bytes kept for reuse (default: as attach)')
+    add('--no-memory', action='store_true', help='measure time alone')
+    add('--no-time', action='store_true', help='measure peak memory alone')
+    add('--out', type=Path, help='file for the figures (.json); the table goes beside it (.md)')
+    add('--figure', type=Path, help='file for a picture (.png, .svg, .pdf)')
     launch.add_config_options(parser)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def build_model(args: argparse.Namespace) -> tuple[torch.nn.Module, dict]:
-    """The config's model with random weights, and the settings of its hook.
+def check_args(args: argparse.Namespace) -> None:
+    """Everything that can be wrong before there is a model.
 
     Raises:
-        MMDiscardError: if the config has no search hook.
+        MMDiscardError: names the flag.
     """
-    cfg = launch.read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    launch.package_of(cfg, args.config)
-    hooks = [h for h in cfg.get('custom_hooks', []) if launch.is_discard_type(h)]
-    if not hooks:
+    if bool(args.config) == bool(args.model):
+        raise MMDiscardError('name a config, or a model with --model: one of the two')
+    if args.no_memory and args.no_time:
+        raise MMDiscardError('--no-memory and --no-time together leave nothing to measure')
+    if 'all' in args.methods:
+        args.methods = ['plain', *METHODS]
+    unknown = [name for name in args.methods if name not in ('plain', *METHODS)]
+    if unknown:
         raise MMDiscardError(
-            f'{args.config} has no SubsamplingSearchHook in custom_hooks to measure'
+            f'unknown method {unknown[0]!r}; choose from plain, {", ".join(METHODS)}, or all'
         )
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model).to(args.device)
-    model.eval()
-    settings = {key: hooks[0].get(key) for key in ('subsampling', 'search', 'aggregator')}
-    return model, settings
+    counts = dict(batch=args.batch, classes=args.classes, turns=args.turns, threads=args.threads)
+    counts |= dict(size=args.size and min(args.size), budgets=min(args.budgets))
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise MMDiscardError(f'--{name} has to be at least 1; got {value}')
+    if args.figure:
+        benchmark_report.check_figure(args.figure)
+    for path in filter(None, (args.out, args.figure)):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def timed(predict: Callable[[], object], device: str) -> float:
-    """Seconds of one call, the device's queue included."""
-    if device.startswith('cuda'):
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    predict()
-    if device.startswith('cuda'):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def make_bench(args: argparse.Namespace) -> Workbench:
+    """Model, images and settings as the flags say."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = benchmark.check_device(args.device)
+    cfg, known = benchmark.read_model_config(args.config or args.model)
+    launch.apply_options(cfg, args.cfg_options, args.config or args.model)
+    if args.classes:
+        benchmark.set_classes(cfg.model, args.classes)
+    settings = dict(subsampling=dict(groups=known.groups)) | benchmark.hook_settings(cfg)
+    if args.groups:
+        settings['subsampling'] = dict(groups=groups(args.groups))
+    flags = dict(max_rows=args.max_rows, max_cache_bytes=args.max_cache_bytes)
+    settings |= {key: value for key, value in flags.items() if value is not None}
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    torch.manual_seed(0)
+    model = benchmark.build_model(cfg).to(device, memory_format=layout)
+    shape = (args.batch or known.batch, 3, *(args.size or known.size))
+    images = torch.randn(shape).to(device, memory_format=layout)
+    return Workbench(model, images, settings, cfg, args.amp)
 
 
-def measure(args: argparse.Namespace) -> list[dict]:
-    """One record per budget: median seconds and the median ratio to the plain prediction."""
-    model, settings = build_model(args)
-    images = torch.randn(args.batch, 3, *args.size, device=args.device)
-    plain: dict[int, list[float]] = {budget: [] for budget in args.budgets}
-    merged: dict[int, list[float]] = {budget: [] for budget in args.budgets}
-    results: dict[int, mmdiscard.models.SearchResult] = {}
-
-    def predict() -> None:
-        with torch.no_grad(), torch.autocast(args.device.split(':')[0], enabled=args.amp):
-            model.predict(images)
-
-    def attached(budget: int) -> mmdiscard.models.Ensemble:
-        search = dict(settings['search'], budget=budget)
-        return mmdiscard.attach(model, **(settings | dict(search=search, max_rows=args.max_rows)))
-
-    predict()
-    for budget in args.budgets:
-        for turn in range(args.turns + 1):
-            before = timed(predict, args.device)
-            with attached(budget) as ensemble:
-                after = timed(predict, args.device)
-                results[budget] = ensemble.last
-            if turn:  # the first turn warms up
-                plain[budget].append(before)
-                merged[budget].append(after)
-            print(f'\rbudget {budget}: {turn} of {args.turns} turns', end='', flush=True)
-        print()
-    return [
-        dict(
-            budget=budget,
-            plain_seconds=statistics.median(plain[budget]),
-            seconds=statistics.median(merged[budget]),
-            ratio=statistics.median(
-                m / p for m, p in zip(merged[budget], plain[budget], strict=True)
-            ),
-            cost=results[budget].cost,
-            bound=results[budget].bound,
-        )
-        for budget in args.budgets
-    ]
+def groups(words: list[str]) -> str | list[str | int]:
+    """``inner``, ``all``, or a list of names and positions."""
+    if words in (['inner'], ['all']):
+        return words[0]
+    return [int(word) if word.lstrip('-').isdigit() else word for word in words]
 
 
-def main() -> None:
-    args = parse_args()
-    records = measure(args)
-    print('\n| budget | plain (s) | mmdiscard (s) | time ratio | cost | bound | ratio / bound |')
-    print('|---:|---:|---:|---:|---:|---:|---:|')
-    for r in records:
-        print(
-            f'| {r["budget"]} | {r["plain_seconds"]:.4f} | {r["seconds"]:.4f} '
-            f'| {r["ratio"]:.3f} | {r["cost"]:.3f} | {r["bound"]:.3f} '
-            f'| {r["ratio"] / r["bound"]:.3f} |'
-        )
+def measure(args: argparse.Namespace) -> dict:
+    """The whole report: machine, settings, records."""
+    bench = make_bench(args)
+    device = bench.images.device
+    progress = benchmark.Progress(lambda line: print(line, flush=True))
+    methods = [name for name in dict.fromkeys(args.methods) if name != 'plain']
+    contenders = benchmark.line_up(bench, methods, args.budgets, progress)
+    calls = [contender.predict for contender in contenders]
+    times = peaks = None
+    if not args.no_time:
+        times = benchmark.time_turns(bench.plain, calls, args.turns, device, progress)
+    if not args.no_memory:
+        peaks = benchmark.measure_peaks([bench.plain, *calls], device, progress)
+    return dict(
+        machine=benchmark.machine(device),
+        settings=settings_of(args, bench),
+        records=list(benchmark.records(contenders, times, peaks)),
+    )
+
+
+def settings_of(args: argparse.Namespace, bench: Workbench) -> dict[str, str | int]:
+    """What was measured, in words that JSON can hold."""
+    chosen = {
+        key: str(value)
+        for key, value in vars(args).items()
+        if value not in (None, False) and key not in UNSAID
+    }
+    size = ' x '.join(map(str, bench.images.shape[2:]))
+    return chosen | dict(
+        batch=len(bench.images), size=size, turns=args.turns, search=str(bench.search)
+    )
+
+
+def write(path: Path, text: str) -> None:
+    """All or nothing."""
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    check_args(args)
+    report = measure(args)
+    print('\n' + benchmark_report.page(report))
     if args.out:
-        args.out.write_text(json.dumps(dict(settings=str(vars(args)), records=records), indent=2))
+        write(args.out, json.dumps(report, indent=2) + '\n')
+        write(args.out.with_suffix('.md'), benchmark_report.page(report))
+    if args.figure:
+        benchmark_report.draw_benchmark(report, args.figure)
 
 
 if __name__ == '__main__':
