@@ -62,7 +62,7 @@ def _audit(
     remarks: list[str] = []
     try:
         found = map_subsampling(built, (size, size))
-        remarks = _remarks(found)
+        remarks = found.left_out(shown=1)
         groups = _examine(found, built, size)
         if not all(group.passed for group in groups):
             # No weights make a group translate that is not on the trunk, so one success is enough.
@@ -210,20 +210,6 @@ def _examine(found: SubsamplingMap, backbone: nn.Module, size: int) -> tuple[Gro
 
 def _better(one: GroupRecord, other: GroupRecord) -> GroupRecord:
     return min(one, other, key=lambda group: group.ratio)
-
-
-def _remarks(found: SubsamplingMap) -> list[str]:
-    """Why layers are left out, each reason once, with one layer as an example."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in found.rejected.items():
-        by_reason.setdefault(reason, []).append(name)
-    left_out = [
-        f'`{names[0]}`{f" and {len(names) - 1} more" if names[1:] else ""}: {reason}'
-        for reason, names in by_reason.items()
-    ]
-    strides = ', '.join(str(stride[0]) for stride in found.unseen)
-    unseen = f'stride {strides} is reached inside a forward, by no layer' if strides else ''
-    return [*left_out, *filter(None, [unseen])]
 
 
 def _one_line(error: Exception) -> str:

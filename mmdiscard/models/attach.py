@@ -29,8 +29,9 @@ def attach(
     Args:
         model: a built MMPretrain classifier or MMSegmentation segmentor, or something around one: a
             TTA model, a distributed wrapper, an inferencer.
-        subsampling: ``groups`` (``'all'``, ``'inner'`` or a list of names or positions; default
-            ``'inner'``) and ``input_size`` (``(H, W)`` to trace with; default 224 x 224).
+        subsampling: ``groups`` (``'all'``, ``'inner'`` or a list of names, positions and groups by
+            hand, ``dict(members=[...])``; default ``'inner'``) and ``input_size`` (``(H, W)`` to
+            trace with; default 224 x 224).
         search: config of a search; default ``GreedySearch`` with budget 10.
         aggregator: config of an aggregator; default: the paper's entropy weights on features
             for classifiers, the mean of exactly aligned logits for segmentors.
@@ -57,7 +58,7 @@ def attach(
     which, input_size = _subsampling_options(subsampling or {})
     backbone = adapter.backbone_of(model)
     found = map_subsampling(backbone, input_size)
-    groups = select_groups(found.groups, which)
+    groups = select_groups(found, which, backbone)
     search.prepare(StateSpace(groups), Fingerprint.of(model, backbone, groups, found.input_size))
     return Ensemble(adapter(model), found, groups, search, aggregator, limits)
 

@@ -1,10 +1,11 @@
 """How a state enters a backbone: state arithmetic, the hook pair, discovery, the oracle."""
 
-from .discovery import SubsamplingMap, find_subsampling, map_subsampling, select_groups
+from .discovery import SubsamplingMap, find_subsampling, map_subsampling
 from .fingerprint import Fingerprint, GroupPrint
 from .hooks import StateHooks
 from .model_file import ModelFile, write_json
 from .oracle import OracleReport, translation_oracle
+from .selection import select_groups
 from .state import StateSpace, SubsamplingGroup
 
 __all__ = [

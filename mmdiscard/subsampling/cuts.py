@@ -5,6 +5,7 @@ weights included. A level lies *behind* some layers if an image of NaN does not 
 outputs are constant. It is *touched* by them if NaN in their outputs reaches it.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 import torch
@@ -21,7 +22,8 @@ def smallest_cut(
 ) -> tuple[tuple[str, ...], Levels]:
     """The fewest of ``names`` that cut off as much as all of them, and the levels behind them.
 
-    Both are empty if the deepest level is not behind all of them together.
+    Both are empty if the deepest level is not behind all of them together. Where several would do,
+    the last of ``names`` are taken.
     """
     behind_all = levels_behind(backbone, names, input_size)
     if not behind_all:
@@ -31,7 +33,7 @@ def smallest_cut(
         return levels_behind(backbone, held, input_size) == behind_all
 
     # What is not on the trunk tends to come before what is, so start from the end.
-    start = next(i for i in reversed(range(len(names))) if enough(names[i:]))
+    start = bisect_left(range(len(names)), True, 1, key=lambda i: not enough(names[i:])) - 1
     members = list(names[start:])
     for name in members[1:]:
         others = [other for other in members if other != name]

@@ -6,23 +6,27 @@ group is on the trunk if and only if it is a *cut*: with its outputs held consta
 image reaches the deepest feature map. Members that the cut does not need are dropped, so a group is
 the smallest cut. Every other level must not depend on the group at all: where what it moves meets
 what it does not move, as at the skips of an encoder-decoder, no state of it agrees with itself.
+
+Where strided layers are no cut, because something beside them subsamples by a function, the module
+around both may be one: it is taken as a black box if displacing its input displaces its output.
 """
 
-import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from torch import nn
 
-from ..errors import MMDiscardError
-from .backbone import Size, as_levels, blank_image, inference_mode
+from .backbone import Size, inference_mode
+from .black_box import displaces
 from .cuts import levels_touched, smallest_cut
-from .layers import subsampling_factor, unsupported_because
+from .layers import unsupported_because
 from .state import SubsamplingGroup
+from .strides import Layer, trace_strides
 
-BLUR = 0.15  # how far the ratio of sizes may be off a stride, relative to it
+OFF_TRUNK = 'not on the trunk: the image reaches the deepest output past it too'
+TWICE = 'it is called more than once in a forward'
+BY_HAND = "groups=[dict(members=['NAME', ...])]"
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,10 @@ class SubsamplingMap:
         strides: stride (Sy, Sx) in image pixels of every output level of the backbone; (0, 0) for
             an output that is not a map.
         rejected: strided layers that are not searched, and why.
-        unseen: strides that no layer explains: something subsamples inside a forward, by a function
-            or by slicing, where no hook can reach it.
+        unseen: strides that nothing which is searched or rejected explains: something subsamples
+            inside a forward, where no hook can reach it.
         input_size: ``(H, W)`` of the image it was traced with.
+        layers: all that subsamples: strided layers, then modules around what does.
     """
 
     groups: tuple[SubsamplingGroup, ...]
@@ -44,6 +49,18 @@ class SubsamplingMap:
     rejected: dict[str, str]
     input_size: Size
     unseen: tuple[Size, ...] = ()
+    layers: tuple[Layer, ...] = ()
+
+    def left_out(self, shown: int = 3) -> list[str]:
+        """What is not searched and why, a line for each reason, with ``shown`` names at most."""
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.rejected.items():
+            by_reason.setdefault(reason, []).append(f'`{name}`')
+        lines = [f'{_some(names, shown)}: {reason}' for reason, names in by_reason.items()]
+        if self.unseen:
+            strides = ', '.join(str(stride[0]) for stride in self.unseen)
+            lines.append(f'stride {strides} is reached inside a forward, by no layer or module')
+        return lines
 
 
 def find_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> list[SubsamplingGroup]:
@@ -63,182 +80,156 @@ def find_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> list
 def map_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> SubsamplingMap:
     """`find_subsampling` together with the strides of the outputs and what was left out."""
     with inference_mode(backbone):
-        calls, shapes = _trace(backbone, input_size)
-        ruler = _StrideRuler(input_size)
-        candidates: dict[tuple[Size, Size], list[str]] = {}
-        for name, factor, size in calls:
-            candidates.setdefault((ruler.input_stride(size, factor), factor), []).append(name)
-        times_called = Counter(name for name, _, _ in calls)
-        groups, rejected = [], {}
-        for (stride, factor), names in candidates.items():
-            names = list(dict.fromkeys(names))
-            members, levels = smallest_cut(backbone, names, input_size)
-            reasons = _refusals(backbone, names, members, times_called)
-            if members:
-                mixed = set(levels_touched(backbone, members, input_size)) - set(levels)
-                reasons |= dict.fromkeys(members, _mixing(mixed)) if mixed else {}
-            rejected |= reasons
-            if members and not reasons.keys() & members:
-                groups.append(SubsamplingGroup(_common(members), members, factor, stride, levels))
-        strides = tuple(ruler.level_stride(shape) for shape in shapes)
+        trace = trace_strides(backbone, input_size)
+        groups, rejected = _groups_of_layers(backbone, trace.layers, input_size)
+        loose = [layer for layer in trace.layers if rejected.get(layer.name) == OFF_TRUNK]
+        if loose or trace.unseen:
+            groups += _groups_of_modules(backbone, trace.modules, loose, groups, input_size)
+    order = {layer.name: layer.order for layer in (*trace.layers, *trace.modules)}
+    taken = [name for group in groups for name in group.members]
+    explained = {group.output_stride for group in groups}
     return SubsamplingMap(
-        groups=tuple(_with_unique_names(groups)),
-        strides=strides,
-        rejected=rejected,
+        groups=in_order(groups, order),
+        strides=trace.strides,
+        rejected={n: why for n, why in rejected.items() if not any(within(n, m) for m in taken)},
         input_size=input_size,
-        unseen=tuple(sorted(ruler.unseen)),
+        unseen=tuple(stride for stride in trace.unseen if stride not in explained),
+        layers=(*trace.layers, *trace.modules),
     )
 
 
-def select_groups(
-    found: Sequence[SubsamplingGroup], which: str | Sequence[str | int]
-) -> tuple[SubsamplingGroup, ...]:
-    """The groups to search, in execution order.
+def refusals(
+    backbone: nn.Module, members: Sequence[Layer], behind: Sequence[int], input_size: Size
+) -> dict[str, str]:
+    """Why members of a cut cannot be searched, by name; empty if they can.
 
     Args:
-        found: all groups of the backbone.
-        which: ``'all'``, ``'inner'`` (all but the first and the last, the paper's choice), or a
-            list of group names, member names, or positions (negative ones count from the deepest).
-
-    Raises:
-        MMDiscardError: if there is no such group, or none is left.
+        backbone: in evaluation mode.
+        members: layers that together cut the image off.
+        behind: the output levels that lie behind them.
+        input_size: ``(H, W)`` of the image to try with.
     """
-    table = '; '.join(
-        f'{i}: {group.name} (factor {group.factor[0]}x{group.factor[1]}, input stride '
-        f'{group.stride[0]})'
-        for i, group in enumerate(found)
+    names = [member.name for member in members]
+    mixed = set(levels_touched(backbone, names, input_size)) - set(behind)
+    if mixed:
+        return dict.fromkeys(names, _mixing(mixed))
+    reasons = {
+        member.name: TWICE
+        if member.calls > 1
+        else unsupported_because(backbone.get_submodule(member.name))
+        for member in members
+    }
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def group_of(members: Sequence[Layer], behind: Sequence[int]) -> SubsamplingGroup:
+    """The group of layers of one kind that nothing speaks against."""
+    names = tuple(member.name for member in members)
+    stride, factor = members[0].kind
+    return SubsamplingGroup(_common(names), names, factor, stride, tuple(behind))
+
+
+def in_order(
+    groups: Iterable[SubsamplingGroup], order: dict[str, int]
+) -> tuple[SubsamplingGroup, ...]:
+    """Groups by the first call among their members, under names that differ."""
+    ordered = []
+    for group in groups:
+        members = tuple(sorted(group.members, key=order.__getitem__))
+        ordered.append(replace(group, members=members))
+    ordered.sort(key=lambda group: order[group.members[0]])
+    names = [group.name for group in ordered]
+    return tuple(
+        replace(group, name=group.members[0]) if names.count(group.name) > 1 else group
+        for group in ordered
     )
-    if not found:
-        raise MMDiscardError(
-            'this backbone has nothing to search: no layer on its trunk subsamples'
-        )
-    ranges = {'all': found, 'inner': found[1:-1]}
-    if not isinstance(which, Sequence) or (isinstance(which, str) and which not in ranges):
-        raise MMDiscardError(
-            f"groups={which!r} is not known; write 'all', 'inner' or a list of: {table}"
-        )
-    if isinstance(which, str):
-        if not ranges[which]:
-            raise MMDiscardError(
-                f"groups='inner' leaves nothing of {len(found)} group(s); use 'all' or a list of: "
-                f'{table}'
-            )
-        return tuple(ranges[which])
-    chosen = {_position(found, key, table) for key in which}
-    if not chosen:
-        raise MMDiscardError(f'groups is an empty list; choose from: {table}')
-    return tuple(found[i] for i in sorted(chosen))
 
 
-def _position(found: Sequence[SubsamplingGroup], key: str | int, table: str) -> int:
-    for i, group in enumerate(found):
-        if isinstance(key, bool):
-            break
-        if key == group.name or key in group.members or key in (i, i - len(found)):
-            return i
-    raise MMDiscardError(f'there is no subsampling group {key!r}; choose from: {table}')
+def within(name: str, module: str) -> bool:
+    """Whether ``name`` is ``module`` or inside it."""
+    return f'{name}.'.startswith(f'{module}.')
 
 
-def _trace(backbone: nn.Module, input_size: Size) -> tuple[list[tuple], list[tuple[int, ...]]]:
-    """Calls of strided layers as (name, factor, input size) in order; shapes of the outputs."""
-    calls: list[tuple[str, Size, Size]] = []
-
-    def recorder(name: str, factor: Size) -> Callable:
-        return lambda module, args: calls.append((name, factor, tuple(args[0].shape[-2:])))
-
-    factors = {name: subsampling_factor(module) for name, module in backbone.named_modules()}
-    handles = [
-        backbone.get_submodule(name).register_forward_pre_hook(recorder(name, factor))
-        for name, factor in factors.items()
-        if factor != (1, 1)
-    ]
-    try:
-        output = backbone(blank_image(backbone, input_size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise MMDiscardError(
-            f'{type(backbone).__name__} cannot be traced at input size {input_size}: {error}; set '
-            '`input_size` to a size that it accepts'
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls, [tuple(level.shape) for level in as_levels(output)]
+def _groups_of_layers(
+    backbone: nn.Module, layers: Sequence[Layer], input_size: Size
+) -> tuple[list[SubsamplingGroup], dict[str, str]]:
+    groups, rejected = [], {}
+    for alike in _by_kind(layers):
+        group, reasons = _smallest_group(backbone, alike, input_size)
+        rejected |= reasons
+        groups += [group] if group else []
+    return groups, rejected
 
 
-class _StrideRuler:
-    """Reads strides off sizes, which padding and odd sizes blur.
+def _smallest_group(
+    backbone: nn.Module, alike: Sequence[Layer], input_size: Size
+) -> tuple[SubsamplingGroup | None, dict[str, str]]:
+    """The group in layers of one kind, if there is one, and why the others are not in it."""
+    layers = {layer.name: layer for layer in alike}
+    names, behind = smallest_cut(backbone, list(layers), input_size)
+    reasons = {name: OFF_TRUNK for name in layers if name not in names}
+    members = [layers[name] for name in names]
+    refused = refusals(backbone, members, behind, input_size) if members else {}
+    usable = members and not refused
+    return group_of(members, behind) if usable else None, reasons | refused
 
-    A stride is a product of factors met so far; of these, the nearest to the ratio of sizes is it.
-    Where none is near, something that is no layer subsampled, and the ratio itself is the stride.
+
+def _groups_of_modules(
+    backbone: nn.Module,
+    modules: Sequence[Layer],
+    loose: Sequence[Layer],
+    groups: Sequence[SubsamplingGroup],
+    input_size: Size,
+) -> list[SubsamplingGroup]:
+    """Groups in which modules stand for what subsamples inside them, the innermost that will do.
+
+    Args:
+        modules: all that shrink a map.
+        loose: strided layers that are no cut by themselves.
+        groups: found already; what is around one of their members would displace it twice.
     """
-
-    def __init__(self, input_size: Size) -> None:
-        self.input_size = input_size
-        self.known: tuple[set[int], set[int]] = ({1}, {1})
-        self.unseen: set[Size] = set()
-
-    def stride(self, size: Size) -> Size:
-        axes = zip(self.input_size, size, self.known, strict=True)
-        stride = tuple(self._nearest(full / cells, known) for full, cells, known in axes)
-        axes = zip(self.input_size, size, stride, strict=True)
-        more = [self._unexplained(full, cells, s) for full, cells, s in axes]
-        if max(more) > 1:
-            stride = (stride[0] * more[0], stride[1] * more[1])
-            self.unseen.add(stride)
-            for known, s in zip(self.known, stride, strict=True):
-                known.add(s)
-        return stride
-
-    @staticmethod
-    def _nearest(ratio: float, known: set[int]) -> int:
-        return min(known, key=lambda stride: abs(math.log(ratio / stride)))
-
-    @staticmethod
-    def _unexplained(full: int, cells: int, stride: int) -> int:
-        """A whole factor beyond ``stride``, else 1: layers without padding shrink maps too."""
-        factor = full / (cells * stride)
-        whole = round(factor)
-        return whole if cells > 1 and whole > 1 and abs(factor / whole - 1) < BLUR else 1
-
-    def input_stride(self, size: Size, factor: Size) -> Size:
-        """Stride of a layer's input; what it puts out is known from now on."""
-        stride = self.stride(size)
-        for known, s, r in zip(self.known, stride, factor, strict=True):
-            known.add(s * r)
-        return stride
-
-    def level_stride(self, shape: tuple[int, ...]) -> Size:
-        """Stride of an output of the backbone; (0, 0) if it is no map ``(N, C, h, w)``."""
-        if len(shape) != 4:
-            return (0, 0)
-        down, across = (
-            full / cells for full, cells in zip(self.input_size, shape[2:], strict=True)
-        )
-        # A map keeps the shape of the image; tokens, heads and channels-last maps do not.
-        return self.stride(shape[2:]) if abs(math.log(down / across)) < 1 else (0, 0)
+    found: list[SubsamplingGroup] = []
+    for alike in sorted(_by_kind(modules), key=_area):
+        taken = [name for group in (*groups, *found) for name in group.members]
+        boxes = [
+            box
+            for box in alike
+            if not any(within(name, box.name) or within(box.name, name) for name in taken)
+            and displaces(backbone.get_submodule(box.name), box)
+        ]
+        if not boxes:
+            continue
+        boxes.sort(key=lambda box: box.name.count('.'))
+        beside = [layer for layer in loose if layer.kind == boxes[0].kind]
+        group, _ = _smallest_group(backbone, [*boxes, *beside], input_size)
+        found += [group] if group else []
+    return found
 
 
-def _refusals(
-    backbone: nn.Module, names: Sequence[str], members: Sequence[str], times_called: Counter
-) -> dict[str, str]:
-    """Why layers are not searched, by module name."""
-    reasons = {name: 'not on the trunk' for name in names if name not in members}
-    for name in members:
-        module = backbone.get_submodule(name)
-        reason = unsupported_because(module)
-        if times_called[name] > 1:
-            reason = 'it is called more than once in a forward'
-        if reason:
-            reasons[name] = reason
-    return reasons
+def _by_kind(layers: Iterable[Layer]) -> list[list[Layer]]:
+    alike: dict[tuple, list[Layer]] = {}
+    for layer in layers:
+        alike.setdefault(layer.kind, []).append(layer)
+    return list(alike.values())
+
+
+def _area(alike: Sequence[Layer]) -> int:
+    """How many activations of a block are discarded, and one: small factors are the finer cut."""
+    return alike[0].factor[0] * alike[0].factor[1]
 
 
 def _mixing(levels: set[int]) -> str:
     listed = ', '.join(map(str, sorted(levels)))
+    many = len(levels) > 1
     return (
-        f'output level {listed} of the backbone mixes what this layer subsamples with what comes '
-        'past it, so that a state would not agree with itself'
+        f'output level{"s" if many else ""} {listed} join{"" if many else "s"} what it subsamples '
+        'with maps that come past it, so a state has no one displacement there'
     )
+
+
+def _some(names: Sequence[str], shown: int) -> str:
+    more = f' and {len(names) - shown} more' if len(names) > shown else ''
+    return ', '.join(names[:shown]) + more
 
 
 def _common(members: Sequence[str]) -> str:
@@ -248,11 +239,3 @@ def _common(members: Sequence[str]) -> str:
     levels = zip(*(name.split('.') for name in members), strict=False)
     shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels)]
     return '.'.join(shared) or members[0]
-
-
-def _with_unique_names(groups: Sequence[SubsamplingGroup]) -> list[SubsamplingGroup]:
-    names = [group.name for group in groups]
-    return [
-        replace(group, name=group.members[0]) if names.count(group.name) > 1 else group
-        for group in groups
-    ]

@@ -16,7 +16,7 @@ from small_models import (
 from mmdiscard.execution import Limits, RowExecutor
 from mmdiscard.search import Rows
 from mmdiscard.subsampling import StateHooks, find_subsampling
-from mmdiscard.subsampling.discovery import as_levels
+from mmdiscard.subsampling.backbone import as_levels
 
 BACKBONES = {
     'ResNet': (cls_backbone, SMALL_RESNET),

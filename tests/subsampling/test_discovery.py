@@ -14,7 +14,8 @@ from small_models import (
 from torch import nn
 
 from mmdiscard import MMDiscardError, find_subsampling
-from mmdiscard.subsampling import SubsamplingGroup, map_subsampling, select_groups
+from mmdiscard.subsampling import map_subsampling
+from mmdiscard.subsampling.discovery import OFF_TRUNK
 
 SIZE = (64, 64)
 
@@ -98,7 +99,7 @@ def test_spatial_reduction_of_attention_is_rejected():
     found = map_subsampling(backbone, SIZE)
     reducing = [name for name, _ in backbone.named_modules() if name.endswith('attn.sr')]
     assert len(reducing) == 3
-    assert found.rejected == dict.fromkeys(reducing, 'not on the trunk')
+    assert found.rejected == dict.fromkeys(reducing, OFF_TRUNK)
 
 
 def snapshot(backbone: nn.Module) -> list:
@@ -167,52 +168,3 @@ def test_layers_that_cannot_be_displaced_are_rejected_with_a_reason(layer, reaso
 def test_anisotropic_factors_are_groups_too():
     (group,) = find_subsampling(Pooled(nn.MaxPool2d((2, 1)), nn.Conv2d(3, 3, 3)), SIZE)
     assert (group.factor, group.stride, group.num_indices) == ((2, 1), (1, 1), 2)
-
-
-# -------------------------------------------------------------------------------------- selection
-FOUND = [
-    SubsamplingGroup('stem', ('stem.conv',), (2, 2), (1, 1)),
-    SubsamplingGroup('layer2.0', ('layer2.0.a', 'layer2.0.b'), (2, 2), (2, 2)),
-    SubsamplingGroup('layer3.0', ('layer3.0.a',), (2, 2), (4, 4)),
-    SubsamplingGroup('layer4.0', ('layer4.0.a',), (2, 2), (8, 8)),
-]
-
-
-@pytest.mark.parametrize(
-    'which, positions',
-    [
-        ('all', [0, 1, 2, 3]),
-        ('inner', [1, 2]),
-        (['layer2.0'], [1]),
-        (['layer2.0.b'], [1]),
-        ([-1, 0], [0, 3]),
-        ([3, 'layer3.0', -1], [2, 3]),
-        (('stem', 'stem.conv'), [0]),
-    ],
-)
-def test_select_groups(which, positions):
-    assert select_groups(FOUND, which) == tuple(FOUND[i] for i in positions)
-
-
-@pytest.mark.parametrize(
-    'found, which, words',
-    [
-        (FOUND, ['layer5.0'], "no subsampling group 'layer5.0'.*0: stem .*3: layer4.0"),
-        (FOUND, [4], 'no subsampling group 4'),
-        (FOUND, [-5], 'no subsampling group -5'),
-        (FOUND, 'layer3.0', "'layer3.0' is not known; write 'all', 'inner' or a list"),
-        (FOUND, [], 'empty list; choose from: 0: stem'),
-        (FOUND[:2], 'inner', r"leaves nothing of 2 group\(s\); use 'all'"),
-        ([], 'all', 'nothing to search'),
-    ],
-)
-def test_select_groups_says_what_would_be_right(found, which, words):
-    with pytest.raises(MMDiscardError, match=words):
-        select_groups(found, which)
-
-
-def test_a_backbone_without_subsampling_has_nothing_to_search():
-    groups = find_subsampling(Pooled(nn.Conv2d(3, 3, 3)), SIZE)
-    assert groups == []
-    with pytest.raises(MMDiscardError, match='nothing to search'):
-        select_groups(groups, 'inner')
