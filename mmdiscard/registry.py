@@ -1,15 +1,16 @@
 """Registries of mmdiscard, scope ``mmdiscard``.
 
-``HOOKS`` and ``MODELS`` are children of MMEngine's, so that a config of any MM package can name
-``mmdiscard.SubsamplingSearchHook`` or ``mmdiscard.DiscardSegTTA``. What only mmdiscard knows (how
-to search, score, align, aggregate, adapt) has registries of its own; register a class there and
-name it in a config.
+``HOOKS``, ``MODELS`` and ``TRANSFORMS`` are children of MMEngine's, so that a config of any MM
+package can name ``mmdiscard.SubsamplingSearchHook`` or ``mmdiscard.DiscardSegTTA``. What only
+mmdiscard knows (how to search, score, align, aggregate, adapt) has registries of its own; register
+a class there and name it in a config.
 """
 
 from typing import Any
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 from .errors import MMDiscardError
@@ -17,6 +18,9 @@ from .errors import MMDiscardError
 SCOPE = 'mmdiscard'
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmdiscard.engine'])
+TRANSFORMS = Registry(
+    'transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=['mmdiscard.datasets']
+)
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mmdiscard.models'])
 
 SEARCHES = Registry('search', scope=SCOPE, locations=['mmdiscard.search'])
@@ -26,6 +30,7 @@ AGGREGATORS = Registry('aggregator', scope=SCOPE, locations=['mmdiscard.aggregat
 ALIGNMENTS = Registry('alignment', scope=SCOPE, locations=['mmdiscard.aggregation'])
 SPACES = Registry('aggregation space', scope=SCOPE, locations=['mmdiscard.aggregation'])
 MERGERS = Registry('merger', scope=SCOPE, locations=['mmdiscard.aggregation'])
+POLICIES = Registry('TTA policy', scope=SCOPE, locations=['mmdiscard.datasets'])
 ADAPTERS = Registry('model adapter', scope=SCOPE, locations=['mmdiscard.models'])
 
 

@@ -1,5 +1,19 @@
-"""Small real data for the demo and the tests."""
+"""Small real data for the demo and the tests, and the views of test-time augmentation."""
 
 from .digit_scenes import DigitSceneParams, make_digit_scenes, split_handwriting
+from .policies import ExpandedPolicy, Policy, StandardPolicy, View
+from .transforms import CornerCrop, FixedCutout, TestTimePolicy, Zoom
 
-__all__ = ['DigitSceneParams', 'make_digit_scenes', 'split_handwriting']
+__all__ = [
+    'CornerCrop',
+    'DigitSceneParams',
+    'ExpandedPolicy',
+    'FixedCutout',
+    'Policy',
+    'StandardPolicy',
+    'TestTimePolicy',
+    'View',
+    'Zoom',
+    'make_digit_scenes',
+    'split_handwriting',
+]

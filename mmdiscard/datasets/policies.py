@@ -1,0 +1,284 @@
+"""Policies: which views test-time augmentation takes, in which order.
+
+The two policies of the paper's comparison, with fixed magnitudes instead of drawn ones. The first
+views are those closest to the image as it is, so a budget takes the first so many.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
+
+from .. import compat
+from ..errors import MMDiscardError
+from ..registry import POLICIES
+from .transforms import CORNERS
+
+Step = dict[str, Any]
+GREY = 128
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image.
+
+    Attributes:
+        name: unlike any other of its policy.
+        steps: configs of transforms.
+        undone: whether MM can undo it on a map of predictions (flips and scales, or nothing to
+            undo), so that segmentors can use it.
+    """
+
+    name: str
+    steps: tuple[Step, ...] = ()
+    undone: bool = True
+
+
+class Policy:
+    """A list of views. Subclasses implement `all_views`.
+
+    Args:
+        budget: how many views; None for all.
+
+    Raises:
+        MMDiscardError: if the budget is no whole number of at least 1.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        whole = isinstance(budget, int) and not isinstance(budget, bool)
+        if budget is not None and (not whole or budget < 1):
+            raise MMDiscardError(
+                f'{type(self).__name__}: budget has to be a whole number of views, at least 1; '
+                f'got {budget!r}'
+            )
+        self.budget = budget
+
+    def all_views(self, dense: bool) -> list[View]:
+        """Every view, closest to the image first."""
+        raise NotImplementedError
+
+    def views(self, dense: bool = False) -> list[View]:
+        """The views of this budget.
+
+        Args:
+            dense: only those that can be undone on maps.
+
+        Raises:
+            MMDiscardError: if there are not so many.
+        """
+        views = [view for view in self.all_views(dense) if view.undone or not dense]
+        if self.budget is not None and self.budget > len(views):
+            kind = 'segmentors' if dense else 'classifiers'
+            raise MMDiscardError(
+                f'{type(self).__name__} has {len(views)} views for {kind}, and budget is '
+                f'{self.budget}'
+            )
+        return views[: self.budget]
+
+
+# --------------------------------------------------------------------------------------- standard
+#: 1, 1.04, and 0.08 to 1.10 in steps of 0.06; closest to 1 first
+SCALES = sorted(
+    {1.0, *(round(0.08 + 0.06 * step, 2) for step in range(18))}, key=lambda s: abs(s - 1)
+)
+FLIP = dict(type='mmcv.RandomFlip', prob=1.0, direction='horizontal')
+
+
+@POLICIES.register_module()
+class StandardPolicy(Policy):
+    """Scales x five crops x flip: 190 views, 95 without flips (38 and 19 for segmentors).
+
+    Scales run from 1 to 0.08 and 1.10, the closest to 1 first; of every scale the centre comes
+    first, then the corners; of every crop the mirror image comes second. Segmentors take scales and
+    flips, as a crop cannot be undone.
+
+    Args:
+        budget: see `Policy`.
+        crop_size: ``(height, width)`` or one number for both, of the window that is cut out of the
+            scaled image; None for the size of the image before. Then all crops at scale 1 are the
+            image itself, and it is taken once: 182 views, or 91.
+        flips: whether a mirrored image shows the same. Of digits and letters it does not.
+        pad_val: grey value or RGB around images that are smaller than the window.
+    """
+
+    def __init__(
+        self,
+        budget: int | None = None,
+        crop_size: int | Sequence[int] | None = None,
+        flips: bool = True,
+        pad_val: float | Sequence[float] = GREY,
+    ) -> None:
+        super().__init__(budget)
+        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+        self.flips = (False, True) if flips else (False,)
+        self.pad_val = pad_val
+
+    def all_views(self, dense: bool) -> list[View]:
+        corners = tuple(CORNERS)
+        views = []
+        for scale in SCALES:
+            one = dense or (scale == 1 and self.crop_size is None)
+            for corner, flip in product(corners[:1] if one else corners, self.flips):
+                views.append(self._view(scale, corner, flip, dense))
+        return views
+
+    def _view(self, scale: float, corner: str, flip: bool, dense: bool) -> View:
+        size, steps = self.crop_size, []
+        if scale != 1:
+            steps.append(dict(type='mmcv.Resize', scale_factor=scale, keep_ratio=True))
+        if not dense and (scale != 1 or size):
+            crop = dict(corner=corner, size=size, pad_val=self.pad_val)
+            steps.append(dict(type='mmdiscard.CornerCrop', **crop))
+        if flip:
+            steps.append(FLIP)
+        place = '' if dense else f', {corner}'
+        return View(f'scale {scale:.2f}{place}{", flip" if flip else ""}', tuple(steps))
+
+
+# --------------------------------------------------------------------------------------- expanded
+def _aug(kind: str, **settings: Any) -> Step:
+    """One of MMPretrain's augmentations, always applied."""
+    return dict(type=f'mmpretrain.{kind}', prob=1.0, **settings)
+
+
+def _moving(kind: str, direction: str | None = None) -> Callable[[float], Step]:
+    """Both ways; what moves in is grey."""
+    along = {} if direction is None else dict(direction=direction)
+
+    def step(amount: float) -> Step:
+        return _aug(kind, random_negative_prob=0.0, pad_val=GREY, **along, **{AMOUNT[kind]: amount})
+
+    return step
+
+
+def _coloured(kind: str) -> Callable[[float], Step]:
+    return lambda amount: _aug(kind, magnitude=amount, random_negative_prob=0.0)
+
+
+AMOUNT = {'Rotate': 'angle', 'Shear': 'magnitude', 'Translate': 'magnitude'}
+SMALLEST_CUT, LARGEST_CUT = 2 / 224, 20 / 224
+CUT_CENTRES = tuple(product((0.3, 0.5, 0.7), repeat=2))
+
+
+def _graded(low: float, high: float, count: int = 10) -> list[float]:
+    """Evenly spaced, the smallest amount first."""
+    step = (high - low) / (count - 1)
+    return sorted((round(low + step * i, 4) for i in range(count)), key=lambda v: (abs(v), v))
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A transform at graded levels, mild ones first.
+
+    Attributes:
+        name: of the operation.
+        step: amount to transform.
+        levels: amounts.
+        undone: see `View`.
+    """
+
+    name: str
+    step: Callable[[float], Step]
+    levels: Sequence[float]
+    undone: bool = True
+
+    def views(self) -> list[View]:
+        """One per level."""
+        return [
+            View(f'{self.name} {level:g}', (self.step(level),), self.undone)
+            for level in self.levels
+        ]
+
+
+SINGLE = (
+    View('identity'),
+    View('flip left-right', (FLIP,)),
+    View('flip up-down', (FLIP | dict(direction='vertical'),)),
+    View('invert', (_aug('Invert'),)),
+    View('blur', (_aug('GaussianBlur', radius=2),)),
+    View('smooth', (_aug('GaussianBlur', radius=1),)),
+    View('auto-contrast', (_aug('AutoContrast'),)),
+    View('equalize', (_aug('Equalize'),)),
+)
+COLOUR = _graded(-0.9, 0.9)
+GRADED = (
+    Operation('posterize', lambda bits: _aug('Posterize', bits=int(bits)), (4, 3, 2, 1)),
+    Operation('rotate', _moving('Rotate'), _graded(-30, 30), undone=False),
+    Operation(
+        'crop', lambda m: dict(type='mmdiscard.Zoom', margin=m), _graded(0.005, 0.05), undone=False
+    ),
+    Operation('solarize', lambda thr: _aug('Solarize', thr=thr), _graded(24, 240)[::-1]),
+    Operation('contrast', _coloured('Contrast'), COLOUR),
+    Operation('saturation', _coloured('ColorTransform'), COLOUR),
+    Operation('brightness', _coloured('Brightness'), COLOUR),
+    Operation('sharpness', _coloured('Sharpness'), COLOUR),
+    Operation('shear x', _moving('Shear', 'horizontal'), _graded(-0.3, 0.3), undone=False),
+    Operation('shear y', _moving('Shear', 'vertical'), _graded(-0.3, 0.3), undone=False),
+    Operation('translate x', _moving('Translate', 'horizontal'), _graded(-0.04, 0.04), False),
+    Operation('translate y', _moving('Translate', 'vertical'), _graded(-0.04, 0.04), False),
+    Operation(
+        'cutout',
+        lambda side: dict(
+            type='mmdiscard.FixedCutout',
+            side=side,
+            centre=CUT_CENTRES[round(side * 1e4) % len(CUT_CENTRES)],
+        ),
+        _graded(SMALLEST_CUT, LARGEST_CUT),
+    ),
+)
+TOTAL = 200
+
+
+@POLICIES.register_module()
+class ExpandedPolicy(Policy):
+    """21 operations, 13 of them at graded levels, then pairs of these: 200 views.
+
+    The image as it is, flips, inversion, blur, smoothing, auto-contrast, equalization; posterize,
+    rotate, crop, solarize, contrast, saturation, brightness, sharpness, shear, translate and
+    cutout, mild levels first. Pairs are drawn once and for all. Segmentors take what can be undone.
+
+    Args:
+        budget: see `Policy`.
+        flips: whether a mirrored image shows the same. Of digits and letters it does not.
+        seed: of the pairs.
+    """
+
+    def __init__(self, budget: int | None = None, flips: bool = True, seed: int = 0) -> None:
+        super().__init__(budget)
+        compat.require('mmpretrain', 'the transforms of ExpandedPolicy are its own')
+        self.flips = flips
+        self.seed = seed
+
+    def all_views(self, dense: bool) -> list[View]:
+        columns = [[view] for view in SINGLE] + [operation.views() for operation in GRADED]
+        depth = max(map(len, columns))
+        singles = [
+            column[level]
+            for level in range(depth)
+            for column in columns[: len(columns)]
+            if level < len(column)
+        ]
+        singles = [view for view in singles if self._fits(view, dense)]
+        pairs = list(combinations(singles[1:], 2))
+        random.Random(self.seed).shuffle(pairs)
+        views = singles + [_pair(*pair) for pair in pairs if not _both_flip(*pair)]
+        return views[:TOTAL]
+
+    def _fits(self, view: View, dense: bool) -> bool:
+        return (view.undone or not dense) and (self.flips or not _flips(view))
+
+
+def _flips(view: View) -> bool:
+    return any(step['type'] == FLIP['type'] for step in view.steps)
+
+
+def _both_flip(first: View, second: View) -> bool:
+    # MM keeps the direction of one flip alone, so it could not undo two.
+    return _flips(first) and _flips(second)
+
+
+def _pair(first: View, second: View) -> View:
+    return View(
+        f'{first.name} + {second.name}', first.steps + second.steps, first.undone and second.undone
+    )
