@@ -134,15 +134,14 @@ def measure(args: argparse.Namespace) -> dict:
 
 def settings_of(args: argparse.Namespace, bench: Workbench) -> dict[str, str | int]:
     """What was measured, in words that JSON can hold."""
+    unsaid = (*UNSAID, 'turns') if args.no_time else UNSAID
     chosen = {
         key: str(value)
         for key, value in vars(args).items()
-        if value not in (None, False) and key not in UNSAID
+        if value not in (None, False) and key not in unsaid
     }
     size = ' x '.join(map(str, bench.images.shape[2:]))
-    return chosen | dict(
-        batch=len(bench.images), size=size, turns=args.turns, search=str(bench.search)
-    )
+    return chosen | dict(batch=len(bench.images), size=size, search=str(bench.search))
 
 
 def write(path: Path, text: str) -> None:
