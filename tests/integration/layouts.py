@@ -109,11 +109,12 @@ SMALLEST = {
     'SwinTransformerV2': 256,
     'EfficientFormer': 224,
     'InceptionV3': 96,
+    'coat_lite_tiny': 224,
 }
 
 
 def _small_classifier_input(cfg: Config) -> list[str]:
-    side = SMALLEST.get(cfg.model.get('backbone', {}).get('type'), 64)
+    side = SMALLEST.get(cfg.model.get('model_name') or cfg.model.backbone.type, 64)
     steps = list(_steps('test_dataloader.dataset.pipeline', cfg.test_dataloader.dataset.pipeline))
     steps += _steps('tta_pipeline', cfg.get('tta_pipeline', []))
     options = []

@@ -128,7 +128,7 @@ def run_tool(name: str, flags: str, folder: Path) -> tuple[dict, str]:
     if '--tta' in flags:  # up to twelve views of each
         command.append('test_dataloader.dataset.indices=2')
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text()), done.stdout
 
 
