@@ -9,23 +9,27 @@ from .adapters import (
     unwrap,
 )
 from .attach import attach
-from .ensemble import Ensemble
+from .ensemble import Ensemble, ensemble_of
 from .results import SearchResult, StateOutputs
 from .timm_adapter import TimmAdapter
-from .tta import DiscardClsTTA, DiscardSegTTA
+from .tta import DiscardClsTTA, DiscardSegTTA, DiscardTTA
+from .views import ViewOutput
 
 __all__ = [
     'ClassifierAdapter',
     'DiscardClsTTA',
     'DiscardSegTTA',
+    'DiscardTTA',
     'Ensemble',
     'ModelAdapter',
     'SearchResult',
     'SegmentorAdapter',
     'StateOutputs',
     'TimmAdapter',
+    'ViewOutput',
     'adapter_class',
     'attach',
+    'ensemble_of',
     'searched_module',
     'unwrap',
 ]

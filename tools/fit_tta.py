@@ -1,0 +1,79 @@
+"""Fit mergers of test-time augmentation to the training set.
+
+    python tools/fit_tta.py CONFIG CHECKPOINT --merger all            # with what the config says
+    python tools/fit_tta.py CONFIG CHECKPOINT --merger gps --plain    # for TTA without mmdiscard
+
+The views are those of the config's tta_pipeline. Their logits on a drawn part of the training set
+are kept in FOLDER/logits; an interrupted run goes on where it was, and another merger is fitted to
+the same logits. Each merger gets a file, for
+
+    tta_model = dict(type='mmdiscard.DiscardClsTTA', merger=dict(type='GPSMerger', file='...'))
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import preamble  # noqa: F401  (before anything reads a config)
+
+from mmdiscard.engine import launch
+from mmdiscard.engine.fit_tta import MERGERS, FitRequest, fit
+from mmdiscard.engine.subset import SPLITS
+from mmdiscard.engine.views import LabelledViews
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='weights: a file or a URL')
+    parser.add_argument(
+        '--merger', choices=[*MERGERS, 'all'], default='all', help='which to fit (default: all)'
+    )
+    parser.add_argument(
+        '--plain', action='store_true', help='leave mmdiscard out: mergers for plain views'
+    )
+    parser.add_argument('--images', type=int, default=2000, help='how many (default: 2000)')
+    parser.add_argument(
+        '--split', choices=SPLITS, default='train', help='where they come from (default: train)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='of the draw (default: 0)')
+    parser.add_argument(
+        '--pixels', type=int, default=64, help='kept of each segmented image (default: 64)'
+    )
+    parser.add_argument('--gps-views', type=int, default=3, help='views of GPS (default: 3)')
+    parser.add_argument(
+        '--gps-likelihood',
+        action='store_true',
+        help='choose by the likelihood of calibrated probabilities, as GPS was proposed',
+    )
+    parser.add_argument('--folder', type=Path, help='for the files (default: WORK_DIR/tta)')
+    launch.add_run_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    cfg = launch.load_config(args)
+    launch.check_checkpoint(args.checkpoint)
+    launch.prepare_launcher(cfg, args)
+    gps = dict(count=args.gps_views, likelihood=args.gps_likelihood)
+    request = FitRequest(
+        config=args.config,
+        checkpoint=args.checkpoint,
+        folder=args.folder or Path(cfg.work_dir, 'tta'),
+        mergers=list(MERGERS.values()) if args.merger == 'all' else [MERGERS[args.merger]],
+        images=LabelledViews(args.split, args.images, args.seed),
+        plain=args.plain,
+        pixels=args.pixels,
+        options={'GPSMerger': gps},
+    )
+    try:
+        fit(cfg, request)
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted. Finished images are kept: the same command goes on from there.')
+
+
+if __name__ == '__main__':
+    launch.run(main)
