@@ -72,7 +72,7 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
             noise = torch.randn(value.shape, generator=generator)
             if name.endswith('running_var') or (value.ndim == 1 and name.endswith('weight')):
                 value.copy_(1 + 0.1 * noise.abs())
-            elif value.ndim == 1:
+            elif value.ndim <= 1:
                 value.copy_(0.1 * noise)
             else:
                 scale = 0.1 if '.fc.' in name or '.conv_seg.' in name else 1  # so none is certain
