@@ -8,6 +8,7 @@ import argparse
 import os
 import re
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ from . import checkpoint as weights
 PLAIN_TTA = {'mmpretrain': 'mmpretrain.AverageClsScoreTTA', 'mmseg': 'mmseg.SegTTAModel'}
 # Exit code of a run that ended in a user's error; argparse uses the same.
 USER_ERROR = 2
+# Seconds for a launcher to end the other processes once the first has failed.
+PATIENCE = 10
 
 
 # ----------------------------------------------------------------------------------------- flags
@@ -272,7 +275,8 @@ def prepare_launcher(cfg: Config, args: argparse.Namespace) -> None:
         raise MMDiscardError('--launcher pytorch is for processes that tools/dist_test.sh started')
     if not distributed.is_initialized():
         distributed.init_process_group('gloo')
-    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+    wrapper = cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel')
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
 
 
 def _on_cpu() -> bool:
@@ -315,16 +319,27 @@ class WeightCheck(Hook):
 def run(main: Callable[[], None]) -> None:
     """Run a tool's ``main`` and exit; a user's error is one line and exit code 2.
 
-    Only what mmdiscard itself found wrong is shortened. Anything else keeps its traceback.
+    Only what mmdiscard itself found wrong is shortened. Anything else keeps its traceback. Of many
+    processes the first one speaks for all. Another one that is still there a while later has met
+    something of its own: where all fail, the launcher ends it before.
     """
     try:
         main()
     except MMDiscardError as error:
-        if os.environ.get('LOCAL_RANK', '0') == '0':
-            print(f'mmdiscard: error: {" ".join(str(error).split())}', file=sys.stderr)
+        rank = os.environ.get('RANK', '0')
+        if rank != '0':
+            time.sleep(PATIENCE)
+        process = '' if rank == '0' else f' (process {rank})'
+        print(f'mmdiscard: error{process}: {_in_one_line(error)}', file=sys.stderr)
         sys.exit(USER_ERROR)
     finally:
         _leave_process_group()
+
+
+def _in_one_line(error: MMDiscardError) -> str:
+    """The message; of one that comes from a worker of a data loader, without its traceback."""
+    own = re.split(r'mmdiscard\.errors\.\w+: ', str(error))[-1]
+    return ' '.join(own.split())
 
 
 def _leave_process_group() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import collect_results, is_main_process
+from mmengine.dist import collect_results, get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -32,7 +32,8 @@ class SubsamplingSearchHook(Hook):
         val: also search during validation.
         dump: name of a file in the runner's log folder that gets one JSON line per image, with its
             path and, for every pass (a view of TTA, a window of slide inference), the states and
-            their scores. None for no file.
+            their scores. It is written when all is done; until then, and where a run fails, every
+            process has its own in a file that ends in ``.incomplete``. None for no file.
 
     Raises:
         MMDiscardError: if the settings are wrong in themselves; what only the model can tell is
@@ -86,9 +87,10 @@ class SubsamplingSearchHook(Hook):
         outputs: Sequence[Any] | None = None,
     ) -> None:
         if self.ensemble is not None:
-            self._records += [
-                _record(sample, index, self._results) for index, sample in enumerate(outputs or ())
-            ]
+            new = [_record(sample, i, self._results) for i, sample in enumerate(outputs or ())]
+            self._records += new
+            if self.dump:
+                _append_lines(_incomplete(runner, self.dump), new)
 
     after_val_iter = after_test_iter
 
@@ -103,6 +105,8 @@ class SubsamplingSearchHook(Hook):
         self.ensemble = attach(runner.model, **self.settings)
         self.ensemble.listeners.append(self._results.append)
         self._records = []
+        if self.dump:
+            _incomplete(runner, self.dump).unlink(missing_ok=True)
         names = ', '.join(group.name for group in self.ensemble.groups)
         runner.logger.info(f'mmdiscard: searching {self.ensemble.budget} states over {names}')
 
@@ -115,6 +119,8 @@ class SubsamplingSearchHook(Hook):
             runner.logger.info(describe(groups, records))
             if self.dump:
                 _write_lines(Path(runner.log_dir) / self.dump, records)
+        if self.dump:
+            _incomplete(runner, self.dump).unlink(missing_ok=True)
 
 
 def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
@@ -127,12 +133,21 @@ def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
                 'scores': None
                 if result.scores is None
                 else result.scores[index][: result.counts[index]].tolist(),
-                'cost': round(result.cost, 4),
-                'bound': round(result.bound, 4),
+                'cost': round(float(result.costs[index]), 4),
+                'bound': round(float(result.bounds[index]), 4),
             }
             for result in results
         ],
     }
+
+
+def _incomplete(runner: Runner, dump: str) -> Path:
+    return Path(runner.log_dir) / f'{dump}.rank{get_rank()}.incomplete'
+
+
+def _append_lines(path: Path, records: Sequence[dict]) -> None:
+    with open(path, 'a', encoding='utf-8') as file:
+        file.writelines(json.dumps(record) + '\n' for record in records)
 
 
 def _write_lines(path: Path, records: Sequence[dict]) -> None:

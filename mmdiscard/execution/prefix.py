@@ -87,11 +87,11 @@ class PrefixRun:
     """One batch of images, over one or several rounds of a search.
 
     Attributes:
-        cost: what was computed so far, in units of a plain forward of one image.
+        costs: ``(N,)``, what was computed so far of each image, in plain forwards.
     """
 
     def __init__(self, executor: PrefixExecutor, images: Tensor) -> None:
-        self.cost = 0.0
+        self.costs = torch.zeros(len(images), dtype=torch.float64)
         self._executor = executor
         self._images = images
         self._groups = executor.hooks.space.groups
@@ -201,7 +201,7 @@ class PrefixRun:
             dummy = self._executor.entries.dummy_rows[entry]
             levels, inputs = self._run(images[:dummy], states, entry=entry, fed=fed, record=columns)
             levels = self._fill(levels, entry, rows)
-        self._account(len(jobs), entry)
+        self._account(index, entry)
         for column in columns:
             self._keep(jobs, column, inputs[column], levels)
         return Computed(
@@ -248,14 +248,14 @@ class PrefixRun:
                 del self._users[spot]
                 self._cache.drop(spot)
 
-    def _account(self, rows: int, entry: int) -> None:
+    def _account(self, images: Tensor, entry: int) -> None:
         model = self._executor.cost
         if entry == START:
-            cost = rows * model.backbone
+            cost = model.backbone
         else:
-            dummy = self._executor.entries.dummy_rows[entry]
-            cost = rows * model.after(entry) + dummy * model.before[entry]
-        self.cost += cost / len(self._images)
+            dummy = self._executor.entries.dummy_rows[entry] / len(images)  # they share it
+            cost = model.after(entry) + dummy * model.before[entry]
+        self.costs += cost * images.bincount(minlength=len(self._images))
 
 
 def _columns(mask: Tensor) -> list[int]:

@@ -35,14 +35,14 @@ class Batch:
         self.asked: list[Rows] = []
         self.answers: list[Feedback] = []
         self._run = ensemble.executor.start(images)
-        self._heads = 0
+        self._heads = torch.zeros(len(images), dtype=torch.long)
         self._context = ensemble.adapter.default_context(images) if context is None else context
         self._merge = ensemble.aggregator.merge(len(images), ensemble.budget)
 
     @property
-    def cost(self) -> float:
-        """What was computed so far per image, in plain forwards."""
-        return self._run.cost + self.ensemble.cost_model.head * self._heads / len(self.images)
+    def costs(self) -> Tensor:
+        """What was computed so far of each image, in plain forwards: ``(N,)``."""
+        return self._run.costs + self.ensemble.cost_model.head * self._heads
 
     @property
     def weight(self) -> Tensor | None:
@@ -170,7 +170,7 @@ class Batch:
         )
 
     def _head(self, levels: Levels, computed: Computed) -> Tensor:
-        self._heads += len(computed.rows)
+        self._heads += computed.rows.images.bincount(minlength=len(self.images))
         return self.ensemble.head(self._context, levels, computed)
 
 

@@ -224,7 +224,7 @@ class Ensemble:
         batch.follow(self.search.rounds(len(images), self.space, self.prices))
         logits = batch.logits()
         self.weight = batch.weight
-        self.last = search_result(len(images), batch.asked, batch.answers, batch.cost, self.prices)
+        self.last = search_result(batch.asked, batch.answers, batch.costs, self.prices)
         for listener in self.listeners:
             listener(self.last)
         return logits

@@ -20,16 +20,26 @@ class SearchResult:
         scores: ``(N, B)`` their scores, lower is better (the rest NaN); None where the search asks
             for none, or has a budget of one state and so nothing to compare.
         counts: ``(N,)`` how many states each image used.
-        cost: multiply-accumulates per image, in units of one plain forward.
-        bound: the least they could be: every distinct prefix of the states computed once, and the
-            head run as often as the aggregator and the criterion ask for. The mean over images.
+        costs: ``(N,)`` multiply-accumulates of each image, in units of one plain forward.
+        bounds: ``(N,)`` the least they could be: every distinct prefix of the states computed once,
+            and the head run as often as the aggregator and the criterion ask for.
     """
 
     states: Tensor
     scores: Tensor | None
     counts: Tensor
-    cost: float
-    bound: float
+    costs: Tensor
+    bounds: Tensor
+
+    @property
+    def cost(self) -> float:
+        """`costs`, the mean over images."""
+        return float(self.costs.mean())
+
+    @property
+    def bound(self) -> float:
+        """`bounds`, the mean over images."""
+        return float(self.bounds.mean())
 
 
 @dataclass(frozen=True)
@@ -46,24 +56,19 @@ class StateOutputs:
 
 
 def search_result(
-    count: int,
-    asked: Sequence[Rows],
-    answers: Sequence[Feedback],
-    cost: float,
-    prices: Prices,
+    asked: Sequence[Rows], answers: Sequence[Feedback], costs: Tensor, prices: Prices
 ) -> SearchResult:
     """Sort what was asked for, in rounds, by image.
 
     Args:
-        count: number of images.
         asked: rows of every round.
         answers: what the search was told of them.
-        cost: per image, in plain forwards.
+        costs: ``(N,)`` in plain forwards.
         prices: of states, for the bound.
     """
     images = torch.cat([rows.images for rows in asked])
     by_image = images.argsort(stable=True)
-    counts = images.bincount(minlength=count)
+    counts = images.bincount(minlength=len(costs))
 
     def sorted_out(values: Sequence[Tensor], rest: float) -> Tensor:
         own = torch.cat(list(values))[by_image].split(counts.tolist())
@@ -77,6 +82,6 @@ def search_result(
         states=states,
         scores=sorted_out(known, float('nan')) if len(known) == len(asked) else None,
         counts=counts,
-        cost=cost,
-        bound=sum(bounds[own] for own in sets) / count,
+        costs=costs,
+        bounds=torch.tensor([bounds[own] for own in sets], dtype=torch.float64),
     )
