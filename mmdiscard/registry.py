@@ -1,13 +1,14 @@
 """Registries of mmdiscard, scope ``mmdiscard``.
 
-``HOOKS``, ``MODELS`` and ``TRANSFORMS`` are children of MMEngine's, so that a config of any MM
-package can name ``mmdiscard.SubsamplingSearchHook`` or ``mmdiscard.DiscardSegTTA``. What only
-mmdiscard knows (how to search, score, align, aggregate, adapt) has registries of its own; register
-a class there and name it in a config.
+``HOOKS``, ``MODELS``, ``TRANSFORMS`` and ``DATASETS`` are children of MMEngine's, so that a config
+of any MM package can name ``mmdiscard.SubsamplingSearchHook`` or ``mmdiscard.DiscardSegTTA``. What
+only mmdiscard knows (how to search, score, align, aggregate, adapt) has registries of its own;
+register a class there and name it in a config.
 """
 
 from typing import Any
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
@@ -22,6 +23,9 @@ TRANSFORMS = Registry(
     'transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=['mmdiscard.datasets']
 )
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mmdiscard.models'])
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['mmdiscard.datasets']
+)
 
 SEARCHES = Registry('search', scope=SCOPE, locations=['mmdiscard.search'])
 CRITERIA = Registry('criterion', scope=SCOPE, locations=['mmdiscard.search'])

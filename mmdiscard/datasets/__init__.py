@@ -2,6 +2,7 @@
 
 from .digit_scenes import DigitSceneParams, make_digit_scenes, split_handwriting
 from .policies import ExpandedPolicy, Policy, StandardPolicy, View
+from .subset import SeededSubset
 from .transforms import CornerCrop, FixedCutout, TestTimePolicy, Zoom
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     'ExpandedPolicy',
     'FixedCutout',
     'Policy',
+    'SeededSubset',
     'StandardPolicy',
     'TestTimePolicy',
     'View',

@@ -283,10 +283,11 @@ def _on_cpu() -> bool:
     return get_device() == 'cpu'
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, check_weights: bool = True) -> Runner:
     """The Runner that ``cfg`` describes, of the type that it names.
 
-    It refuses weights of another model, also where mmdiscard's hook, which does too, was left out.
+    It refuses weights of another model, also where mmdiscard's hook, which does too, was left out,
+    unless ``check_weights`` is False.
 
     Raises:
         MMDiscardError: A ``type`` in the config names nothing that is registered.
@@ -300,7 +301,8 @@ def build_runner(cfg: Config) -> Runner:
             f'{error.args[0]} Mind the spelling of `type`, and whether `custom_imports` names the '
             'package that has it'
         ) from error
-    runner.register_hook(WeightCheck(), priority='VERY_HIGH')
+    if check_weights:
+        runner.register_hook(WeightCheck(), priority='VERY_HIGH')
     return runner
 
 

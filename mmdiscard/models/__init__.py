@@ -10,12 +10,14 @@ from .adapters import (
 )
 from .attach import attach
 from .ensemble import Ensemble, ensemble_of
+from .learner import AggregatorLearner
 from .results import SearchResult, StateOutputs
 from .timm_adapter import TimmAdapter
 from .tta import DiscardClsTTA, DiscardSegTTA, DiscardTTA
 from .views import ViewOutput
 
 __all__ = [
+    'AggregatorLearner',
     'ClassifierAdapter',
     'DiscardClsTTA',
     'DiscardSegTTA',

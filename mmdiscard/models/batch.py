@@ -97,6 +97,10 @@ class Batch:
         fork._merge = copy.deepcopy(self._merge, {id(aggregator): aggregator})
         return fork
 
+    def take(self, evaluation: Evaluation) -> None:
+        """Merge rows that were computed elsewhere."""
+        self._merge.add(evaluation)
+
     def merged(self) -> tuple[Tensor, ...]:
         """What was merged so far, each ``(N, ...)``."""
         return self._merge.result()

@@ -24,7 +24,7 @@ def merge_target(ensemble: 'Ensemble', input_size: tuple[int, int]) -> MergeTarg
         levels = adapter.features(image)
         logits = adapter.head(levels, image, context)
     if ensemble.aggregator.space.head_after:
-        merged, read = levels, _read_by_head(ensemble, levels, image)
+        merged, read = levels, levels_read(ensemble, levels, image)
     else:
         merged, read = (logits,), (True,)
     return MergeTarget(
@@ -56,8 +56,8 @@ def check_attention(search: Search, aggregator: Aggregator) -> None:
         )
 
 
-def _read_by_head(ensemble: 'Ensemble', levels: Levels, image: torch.Tensor) -> tuple[bool, ...]:
-    """Which levels the logits depend on."""
+def levels_read(ensemble: 'Ensemble', levels: Levels, image: torch.Tensor) -> tuple[bool, ...]:
+    """On which output levels of an image the logits depend."""
     levels = tuple(level.detach().clone().requires_grad_() for level in levels)
     context = ensemble.adapter.default_context(image)
     with inference_mode(ensemble.adapter.model), torch.enable_grad():

@@ -1,0 +1,63 @@
+"""Train the learned aggregator of a config on top of a frozen model.
+
+    python tools/train_aggregator.py CONFIG CHECKPOINT
+
+CONFIG is one that tests with a learned aggregator, such as those in configs/learned; what its
+`aggregator_training` says is how to train (default: the paper's recipe). CHECKPOINT holds the
+weights of the model itself. The result is WORK_DIR/aggregator.pth, a few kilobytes. After an
+interruption the same command with --resume goes on from the last finished epoch.
+"""
+
+import argparse
+import sys
+
+import preamble  # noqa: F401  (before anything reads a config)
+from mmengine.config import Config
+
+from mmdiscard.engine import aggregator_training as training
+from mmdiscard.engine import launch
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='weights of the model: a file or a URL')
+    parser.add_argument(
+        '--resume', action='store_true', help='go on from the last finished epoch in the work dir'
+    )
+    parser.add_argument('--images', type=int, help='how many training images (default: the config)')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision, on a GPU')
+    launch.add_run_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def make_config(args: argparse.Namespace) -> Config:
+    """The config to run, all flags applied."""
+    cfg = launch.load_config(args)
+    launch.check_checkpoint(args.checkpoint)
+    if args.images is not None:
+        cfg.setdefault('aggregator_training', {})
+        cfg.aggregator_training.images = args.images
+    launch.prepare_launcher(cfg, args)
+    training.training_config(cfg)
+    if args.amp:
+        training.use_amp(cfg)
+    cfg.resume = args.resume
+    return cfg
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    cfg = make_config(args)
+    try:
+        runner = launch.build_runner(cfg, check_weights=False)
+        training.load_base(runner, args.checkpoint)
+        runner.train()
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted. What is finished is kept: --resume goes on from there.')
+
+
+if __name__ == '__main__':
+    launch.run(main)
