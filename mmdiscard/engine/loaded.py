@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..errors import MMDiscardError
+from ..models import unwrap
 from . import launch
 
 SETTINGS = ('subsampling', 'search', 'aggregator', 'max_rows', 'max_cache_bytes')
@@ -61,7 +62,7 @@ def preprocessed(model: nn.Module, loader: DataLoader) -> Iterator[tuple[Tensor,
 def digest(model: nn.Module) -> str:
     """Eight hexadecimal digits that change with the weights."""
     value = 0
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(unwrap(model).state_dict().items()):
         value = zlib.crc32(name.encode(), value)
         value = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), value)
     return f'{value:08x}'

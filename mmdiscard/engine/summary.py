@@ -27,12 +27,34 @@ def describe(groups: Sequence[SubsamplingGroup], records: Sequence[dict]) -> str
         )
         lines += [
             f'  images: {len(records)}, forward passes without mmdiscard: {len(passes)}',
-            f'  states per image: {states:.2f} on average',
+            f'  states per image: {states:.2f} on average{_distribution(passes)}',
             f'  cost: {cost:.2f} plain forwards in multiply-accumulates (at least {bound:.2f} if '
             'every prefix of the states is computed once)',
             f'  {_winners(passes)}',
         ]
     return '\n'.join(lines)
+
+
+def _distribution(passes: Sequence[dict]) -> str:
+    """How many passes used how many states, where they did not all use the same."""
+    counts = [len(entry['states']) for entry in passes]
+    if len(set(counts)) == 1:
+        return ''
+    bins = Counter(_bin(count) for count in counts)
+    shares = [f'{_range(*b)}: {number / len(counts):.1%}' for b, number in sorted(bins.items())]
+    return f' ({", ".join(shares)})'
+
+
+def _bin(count: int) -> tuple[int, int]:
+    """1 by itself, then 2-4, 5-8, 9-16 and on in powers of two."""
+    if count <= 4:
+        return (1, 1) if count == 1 else (2, 4)
+    last = 1 << (count - 1).bit_length()
+    return last // 2 + 1, last
+
+
+def _range(first: int, last: int) -> str:
+    return str(first) if first == last else f'{first}-{last}'
 
 
 def _group(group: SubsamplingGroup) -> str:

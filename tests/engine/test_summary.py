@@ -32,6 +32,13 @@ def test_images_passes_states_and_cost_are_counted():
     assert '2.33' in text  # both mean states and mean cost
 
 
+def test_a_gate_shows_in_how_many_states_images_used():
+    used = [1, 1, 1, 1, 2, 4, 5, 8, 9, 16]
+    records = [record(entry(None, states=[(0, 0)] * count)) for count in used]
+    text = describe(GROUPS, records)
+    assert '4.80 on average (1: 40.0%, 2-4: 20.0%, 5-8: 20.0%, 9-16: 20.0%)' in text
+
+
 def test_the_best_states_are_ranked_by_how_often_they_win():
     records = [record(entry(scores)) for scores in ([0.2, 0.1], [0.2, 0.1], [0.1, 0.2], [0.5, 0.1])]
     assert '(1, 2) 75.0%, (0, 0) 25.0%' in describe(GROUPS, records)
