@@ -154,7 +154,7 @@ def test_the_test_set_is_refused(model, tmp_path):
 
 def test_views_are_asked_for(model, tmp_path):
     cfg, checkpoint = model('classifier')
-    cfg.pop('tta_pipeline')
+    cfg.tta_pipeline = None
     with pytest.raises(MMDiscardError, match='no `tta_pipeline`.*configs/_base_/tta'):
         fit(cfg, request(checkpoint, tmp_path))
 
