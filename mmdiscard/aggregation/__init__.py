@@ -23,6 +23,7 @@ from .mergers import (
     MeanMerger,
     Merger,
 )
+from .phase_aggregator import PhaseAggregator
 from .spaces import FeatureSpace, LogitSpace, Space
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     'MergeTarget',
     'Merger',
     'NoAlignment',
+    'PhaseAggregator',
     'RunningMean',
     'Space',
     'StateAttention',

@@ -4,13 +4,14 @@ The base model is frozen, so its features are computed without gradients, and ma
 Merging them, and whatever the head does afterwards, is differentiable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..aggregation import Evaluation
 from ..execution import Computed, Levels
 from ..search import Rows
 from .batch import Batch
@@ -24,7 +25,9 @@ class Collected:
     """The states of a batch.
 
     Attributes:
-        rows: image and state of every row: the first of every image, then the second, and so on.
+        rows: image and state of every row: the first of every image, then the second, and so on,
+            as the search found them. So what was computed and what comes from a cache is merged in
+            the same order.
         features: per output level ``(M, C, h, w)``, not aligned; zeros for levels that the head
             does not read.
     """
@@ -40,13 +43,19 @@ class _CollectingBatch(Batch):
         super().__init__(ensemble, images)
         self.parts: list[Computed] = []
         self._keep = keep
+        self._asked = 0  # rows asked for in earlier calls
 
-    def evaluation(self, computed: Computed) -> Any:
+    def evaluations(self, rows: Rows) -> Iterator[Evaluation]:
+        yield from super().evaluations(rows)
+        self._asked += len(rows)
+
+    def evaluation(self, computed: Computed) -> Evaluation:
         levels = tuple(
             level if kept else level.new_zeros(()).expand_as(level)
             for level, kept in zip(computed.features, self._keep, strict=True)
         )
-        self.parts.append(Computed(computed.rows, computed.inputs, levels))
+        positions = computed.positions + self._asked
+        self.parts.append(Computed(computed.rows, computed.inputs, levels, positions))
         return super().evaluation(computed)
 
 
@@ -63,7 +72,8 @@ def collect(ensemble: 'Ensemble', images: Tensor, keep: Sequence[bool]) -> Colle
     batch.follow(ensemble.search.rounds(len(images), ensemble.space, ensemble.prices))
     images_of = torch.cat([part.rows.images for part in batch.parts])
     states = torch.cat([part.rows.states for part in batch.parts])
-    order = _by_place(images_of)
+    asked = torch.cat([part.positions for part in batch.parts]).argsort()
+    order = asked[_by_place(images_of[asked])]
     levels = zip(*(part.features for part in batch.parts), strict=True)
     return Collected(
         Rows(images_of[order], states[order]),
@@ -75,10 +85,7 @@ def collect(ensemble: 'Ensemble', images: Tensor, keep: Sequence[bool]) -> Colle
 
 
 def _by_place(images: Tensor) -> Tensor:
-    """An order of rows: the first of every image, then the second of every image, and so on.
-
-    What was computed and what comes from a cache is then merged in the same order.
-    """
+    """An order of rows: the first of every image, then the second of every image, and so on."""
     place = torch.empty_like(images)
     seen = torch.zeros(int(images.max()) + 1, dtype=torch.long)
     for row, image in enumerate(images.tolist()):

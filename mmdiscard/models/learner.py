@@ -77,7 +77,7 @@ class AggregatorLearner(BaseModel):
             self.data_preprocessor.batch_augments = None
         self._hidden = [base]  # a list is no child
         self.ensemble = attach(base, subsampling, search, aggregator, max_rows)
-        self.aggregator = aggregator.module
+        self.aggregator = aggregator.module.train()
         self._train_search = self.ensemble.search
         self._test_search = build(SEARCHES, test_search) if test_search else self._train_search
         self.ensemble.use(self._test_search)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from small_models import (
+    assert_near,
     classifier,
     cls_samples,
     images,
@@ -15,6 +16,7 @@ from small_models import (
 from mmdiscard.engine.feature_cache import FeatureCache
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.models import AggregatorLearner
+from mmdiscard.models.collected import collect
 
 SEARCH = dict(type='GreedySearch', budget=6, criterion=dict(type='RandomCriterion'))
 ATTENTION = dict(type='AttentionAggregator')
@@ -29,6 +31,7 @@ CASES = [
     (classifier, ATTENTION | dict(on='logits', align='none'), cls_samples),
     (mit_segmentor, ATTENTION, seg_samples),
     (mit_segmentor, ATTENTION | dict(on='logits', align='exact'), seg_samples),
+    (mit_segmentor, dict(type='PhaseAggregator'), seg_samples),
 ]
 
 
@@ -158,3 +161,15 @@ def test_a_cache_too_small_for_an_image_keeps_none(tmp_path):
     for _ in range(2):
         model.loss(images(2), cls_samples(2))
     assert small.hits == 0
+
+
+def test_collected_states_are_in_the_order_of_the_search():
+    model, x = learner(), images(3)
+    model.ensemble.use(model._train_search)
+    found = collect(model.ensemble, x, model._read)
+    with torch.no_grad():
+        model.ensemble.predict(x)
+    states = found.rows.states.unflatten(0, (6, 3)).transpose(0, 1)
+    assert torch.equal(states, model.ensemble.last.states)
+    features = model.ensemble.evaluate(x, states).features[0]
+    assert_near(found.features[0].unflatten(0, (6, 3)).transpose(0, 1), features, 1e-4)
