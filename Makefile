@@ -1,4 +1,4 @@
-# make env | test | demo | lint | clean        STACK=onedl (default) or openmmlab
+# make env | test | audit | demo | lint | clean        STACK=onedl (default) or openmmlab
 STACK ?= onedl
 PYTHON ?= python3
 SEEDS ?= 3
@@ -19,7 +19,7 @@ ifeq ($(PYTHONS_$(STACK)),)
 $(error STACK=$(STACK) is unknown: choose onedl or openmmlab)
 endif
 
-.PHONY: env test demo lint clean
+.PHONY: env test audit demo lint clean
 .DELETE_ON_ERROR:
 
 env: $(STAMP)
@@ -59,6 +59,10 @@ install-openmmlab:
 
 test: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# Every backbone again; fails if one that passed in docs/backbones.md no longer does.
+audit: env
+	OMP_NUM_THREADS=1 $(PY) tools/audit_backbones.py --check --jobs $(WORKERS)
 
 demo: env
 	$(PY) tools/demo.py --seeds $(SEEDS)

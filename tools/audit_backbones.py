@@ -15,6 +15,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import preamble  # noqa: F401  (before anything reads a config)
 import torch
 from audited_backbones import MMPRETRAIN, MMSEG, NO_BACKBONES, TIMM, entry
 
@@ -41,7 +42,14 @@ their centre and batch statistics are uneven; a group that fails is tried with t
 initialisation too, and the better result counts. Windows as large as the map (Swin V2, MixMIM) and
 feature-map outputs of plain transformers are chosen in `tools/audited_backbones.py`. With other
 windows or stock weights more groups fail, so check your own model with
-`mmdiscard.translation_oracle`.
+`mmdiscard.translation_oracle`. Models of timm are audited whole, through `TimmClassifier`.
+
+What a remark means: *not on the trunk* is a side branch, such as spatial-reduction attention, or
+one of several branches that meet before the deepest output. *Joins ... with maps that come past it*
+are the skips of an encoder-decoder and the fusions of branches, where maps of two resolutions meet.
+A late group moves the coarse ones only, so no translation brings the joined level back, and the
+group is left out rather than searched wrongly. *Reached inside a forward*: something subsamples by
+a function or by slicing and is no module by itself; the groups around it are searched.
 """
 
 
@@ -52,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--only', nargs='+', metavar='NAME', help='print the rows of these alone')
     parser.add_argument('--check', action='store_true', help='compare to docs/backbones.md')
     parser.add_argument('--jobs', type=int, default=2, help='side by side (default: 2)')
-    parser.add_argument('--limit', type=int, default=300, help='seconds for each (default: 300)')
+    parser.add_argument('--limit', type=int, default=600, help='seconds for each (default: 600)')
     return parser.parse_args()
 
 
@@ -95,7 +103,7 @@ def work(sender, package: str, name: str, known: dict) -> None:
     if why := NO_BACKBONES.get(package, {}).get(name):
         sender.send(table.BackboneRecord(package, name, table.ABSENT, remark=why))
         return
-    registered_as = 'TIMMBackbone' if package == 'timm' else name.partition(' (')[0]
+    registered_as = 'TimmClassifier' if package == 'timm' else name.partition(' (')[0]
     backbone = dict(known['args'], type=registered_as)
     with open(os.devnull, 'w') as nowhere:
         sys.stdout = sys.stderr = nowhere

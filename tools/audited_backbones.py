@@ -58,7 +58,9 @@ MMPRETRAIN = {
     'LeViT': entry(arch='128s'),
     'MViT': entry(arch=dict(embed_dims=32, num_layers=4, num_heads=1, downscale_indices=[1, 2, 3])),
     'MixMIMTransformer': entry(
-        window_size=[56, 28, 14, 7],
+        256,
+        img_size=256,
+        window_size=[64, 32, 16, 8],
         arch=dict(embed_dims=32, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8]),
     ),
     'MlpMixer': entry(
@@ -198,15 +200,19 @@ NO_BACKBONES = {
 }
 
 TIMM = {
-    name: entry(model_name=name, pretrained=False)
+    name: entry(model_name=name, pretrained=False, num_classes=4)
     for name in (
         'resnet18',
         'resnet18d',
+        'resnetaa50',
         'resnetblur50',
         'regnety_002',
         'mobilenetv2_050',
         'mobilenetv3_small_100',
+        'mobilenetv4_conv_small',
         'tf_efficientnet_b0',
+        'tf_efficientnetv2_b0',
+        'ghostnet_100',
         'densenet121',
         'darknet53',
         'vgg11',
@@ -214,10 +220,16 @@ TIMM = {
         'hrnet_w18_small',
         'repvgg_a0',
         'dla34',
+        'convnext_atto',
         'convnextv2_atto',
         'mobilevitv2_050',
         'pvt_v2_b0',
         'coat_tiny',
+        'coat_lite_tiny',
+        'twins_pcpvt_small',
+        'pit_ti_224',
+        'levit_128s',
+        'coatnet_nano_rw_224',
         'swin_tiny_patch4_window7_224',
         'deit_tiny_patch16_224',
         'poolformer_s12',

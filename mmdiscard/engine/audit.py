@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope, Registry
+from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import MMDiscardError
-from ..models import attach
+from ..models import attach, searched_module
 from ..subsampling import SubsamplingMap, map_subsampling, translation_oracle
 from ..subsampling.backbone import as_levels, blank_image, inference_mode
 from ..visualization.backbone_table import (
@@ -26,6 +27,7 @@ from ..visualization.backbone_table import (
 
 SEARCH = dict(type='GreedySearch', budget=4)
 CLASSES = 4
+FAILS = 'a group that is marked does not obey the translation law at this size'
 
 
 def audit(
@@ -38,14 +40,14 @@ def audit(
     """What works for one backbone; an error becomes the record's remark, in one line.
 
     Args:
-        package: ``'mmseg'``, for a decode head on the last level; anything else is a backbone that
-            MMPretrain registers, for a classifier.
+        package: ``'mmseg'`` for a segmentor with a decode head on the last level, ``'mmpretrain'``
+            for a classifier, ``'timm'`` for a whole model in MMPretrain's `TimmClassifier`.
         name: what to call it in the record.
-        backbone: its config.
+        backbone: its config; of the whole classifier for ``'timm'``.
         size: side of the square image.
         deploy: fuse the branches of a backbone that can be.
     """
-    torch.manual_seed(0)
+    set_random_seed(0)
     with DefaultScope.overwrite_default_scope(_home(package)):
         return _audit(package, name, backbone, size, deploy)
 
@@ -62,13 +64,14 @@ def _audit(
     remarks: list[str] = []
     try:
         found = map_subsampling(built, (size, size))
-        remarks = found.left_out(shown=1)
+        remarks += found.left_out(shown=1)
         groups = _examine(found, built, size)
         if not all(group.passed for group in groups):
             # No weights make a group translate that is not on the trunk, so one success is enough.
             other = _build(package, backbone, size, deploy, settled=False)
             groups = tuple(map(_better, groups, _examine(found, other, size)))
         passed = [group.name for group in groups if group.passed]
+        remarks += [FAILS] if len(passed) < len(groups) else []
         if not passed:
             result = REFUSED if groups or remarks else NOTHING
             return BackboneRecord(package, name, result, groups, remark='; '.join(remarks))
@@ -100,7 +103,7 @@ def _build(
     package: str, config: Mapping[str, Any], size: int, deploy: bool, settled: bool = True
 ) -> nn.Module:
     """A backbone with random weights, as its own class draws them or `_settle`."""
-    backbone = _registry(package).build(dict(config))
+    backbone = searched_module(_registry(package).build(dict(config)))
     backbone.eval()
     if settled:
         _settle(backbone, size)
@@ -147,9 +150,7 @@ def _search(
     size: int,
 ) -> float:
     """Cost of a search over the groups that pass, all but the first and last if enough are left."""
-    dense = package == 'mmseg'
-    model = (_segmentor if dense else _classifier)(config, last)
-    model.backbone, model.neck = backbone, _Last() if dense else _Pool()
+    model = HOSTS[package](config, backbone, last)
     model.eval()
     subsampling = dict(groups=groups[1:-1] or groups, input_size=size)
     image = torch.randn_like(blank_image(backbone, (size, size)))
@@ -175,21 +176,25 @@ class _Pool(nn.Module):
         return (last.mean({4: (2, 3), 3: (1,)}[last.ndim]) if last.ndim > 2 else last,)
 
 
-def _classifier(config: Mapping[str, Any], last: Tensor) -> nn.Module:
+def _classifier(config: Mapping[str, Any], backbone: nn.Module, last: Tensor) -> nn.Module:
+    """MMPretrain's classifier around ``backbone``, which puts out ``last`` as its last level."""
     channels = last.shape[-1 if last.ndim == 3 else 1]
-    return _registry('mmpretrain').build(
+    model = _registry('mmpretrain').build(
         dict(
             type='ImageClassifier',
             backbone=dict(config),
             head=dict(type='LinearClsHead', in_channels=channels, num_classes=CLASSES),
         )
     )
+    model.backbone, model.neck = backbone, _Pool()
+    return model
 
 
-def _segmentor(config: Mapping[str, Any], last: Tensor) -> nn.Module:
+def _segmentor(config: Mapping[str, Any], backbone: nn.Module, last: Tensor) -> nn.Module:
+    """MMSegmentation's segmentor likewise."""
     fcn = dict(type='FCNHead', in_channels=last.shape[1], in_index=-1, channels=8, num_convs=1)
     fcn |= dict(num_classes=CLASSES, concat_input=False, align_corners=False)
-    return _registry('mmseg').build(
+    model = _registry('mmseg').build(
         ConfigDict(
             type='EncoderDecoder',
             backbone=dict(config),
@@ -197,6 +202,18 @@ def _segmentor(config: Mapping[str, Any], last: Tensor) -> nn.Module:
             test_cfg=dict(mode='whole'),
         )
     )
+    model.backbone, model.neck = backbone, _Last()
+    return model
+
+
+def _whole(config: Mapping[str, Any], backbone: nn.Module, last: Tensor) -> nn.Module:
+    """The classifier that ``config`` describes already, with the weights of ``backbone``."""
+    model = _registry('mmpretrain').build(dict(config))
+    model.model = backbone.model
+    return model
+
+
+HOSTS = {'mmpretrain': _classifier, 'mmseg': _segmentor, 'timm': _whole}
 
 
 def _examine(found: SubsamplingMap, backbone: nn.Module, size: int) -> tuple[GroupRecord, ...]:

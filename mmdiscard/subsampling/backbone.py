@@ -17,20 +17,27 @@ Size = tuple[int, int]
 def inference_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every submodule's own flag is back.
 
-    They come back one by one because some backbones override `train` with side effects. One that is
-    in training mode is told to evaluate first, as some prepare themselves then.
+    Parameters ask for no gradients either, as PyTorch's counter of operations trips over one that
+    is handed from module to module. The flags come back one by one because some backbones override
+    `train` with side effects. One that is in training mode is told to evaluate first, as some
+    prepare themselves then.
     """
     flags = [(m, m.training) for m in module.modules()]
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if module.training:
         module.eval()
     for submodule, _ in flags:
         submodule.training = False
+    for parameter in learning:
+        parameter.requires_grad = False
     try:
         with torch.no_grad():
             yield
     finally:
         for submodule, training in flags:
             submodule.training = training
+        for parameter in learning:
+            parameter.requires_grad = True
 
 
 def as_levels(output: Any) -> tuple[Tensor, ...]:

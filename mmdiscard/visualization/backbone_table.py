@@ -86,24 +86,32 @@ def page(records: Sequence[BackboneRecord], introduction: str) -> str:
     )
 
 
-def read_results(text: str) -> dict[tuple[str, str], str]:
-    """``{(package, backbone): result}`` of a page that `page` wrote."""
+def read_results(text: str) -> dict[tuple[str, str], tuple[str, int]]:
+    """``{(package, backbone): (result, groups that pass)}`` of a page that `page` wrote."""
     known = '|'.join(map(re.escape, RESULTS))
-    rows = re.findall(rf'^\| (\S+) \| ([^|]+?) \| ({known}) \|', text, re.MULTILINE)
-    return {(package, name): result for package, name, result in rows}
+    rows = re.findall(rf'^\| (\S+) \| ([^|]+?) \| ({known}) \| (.*?) \|', text, re.MULTILINE)
+    return {
+        (package, name): (result, groups.count('·') - groups.count('fails'))
+        for package, name, result, groups in rows
+    }
 
 
 def regressions(
-    before: dict[tuple[str, str], str], records: Sequence[BackboneRecord]
+    before: dict[tuple[str, str], tuple[str, int]], records: Sequence[BackboneRecord]
 ) -> list[BackboneRecord]:
-    """Those that do worse than they did before."""
-    rank = RESULTS.index
+    """Those of which fewer groups pass than before, or none is searched any more."""
     return [
         record
         for record in records
-        if rank(record.result) > rank(before.get((record.package, record.name), ABSENT))
-        and before[record.package, record.name] in (SEARCHED, PARTLY)
+        if _worse(record, *before.get((record.package, record.name), (ABSENT, 0)))
     ]
+
+
+def _worse(record: BackboneRecord, result: str, groups: int) -> bool:
+    rank = RESULTS.index
+    passed = sum(group.passed for group in record.groups)
+    searched = rank(result) <= rank(PARTLY)
+    return searched and (rank(record.result) > rank(result) or passed < groups)
 
 
 def _axes(pair: tuple[int, int]) -> str:

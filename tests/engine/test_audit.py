@@ -69,6 +69,22 @@ def test_the_form_of_the_output_does_not_matter(own_backbone):
     assert (record.result, record.remark) == (SEARCHED, '')
 
 
+def test_a_whole_model_of_timm():
+    config = dict(type='TimmClassifier', model_name='resnet18', num_classes=4)
+    record = audit('timm', 'resnet18', config, 64)
+    assert record.result in (SEARCHED, PARTLY) and record.groups[-1].name == 'model.layer4.0'
+    assert 1 < record.cost < 4
+
+
+def test_the_same_twice(own_backbone):
+    class Own(OneConv):
+        def forward(self, x):
+            return self.conv(x).relu()
+
+    config = own_backbone(Own)
+    assert audit('mmseg', 'Own', config, 32) == audit('mmseg', 'Own', config, 32)
+
+
 def test_one_without_subsampling(own_backbone):
     class Own(OneConv):
         stride = 1
@@ -86,6 +102,7 @@ def test_one_whose_groups_do_not_translate(own_backbone):
 
     record = audit('mmpretrain', 'Own', own_backbone(Own), 32)
     assert record.result == REFUSED and not record.groups[0].passed
+    assert 'does not obey the translation law' in record.remark
 
 
 def test_errors_of_others_are_remarks(own_backbone):
@@ -115,15 +132,23 @@ RECORDS = [
 def test_a_page_is_read_as_it_was_written():
     text = page(RECORDS, '# Title\n')
     assert '1 of 3 (33 %)' in text and '1·2 (0.01)' in text
-    assert read_results(text) == {(r.package, r.name): r.result for r in RECORDS}
+    assert read_results(text) == {(r.package, r.name): (r.result, len(r.groups)) for r in RECORDS}
 
 
 @pytest.mark.parametrize(
-    'position, result, worse',
-    [(0, PARTLY, True), (1, REFUSED, True), (1, SEARCHED, False), (2, ABSENT, False)],
+    'position, result, groups, worse',
+    [
+        (0, SEARCHED, 1, False),
+        (0, SEARCHED, 0, True),
+        (0, PARTLY, 1, True),
+        (1, REFUSED, 1, True),
+        (1, SEARCHED, 2, False),
+        (2, ABSENT, 0, False),
+    ],
 )
-def test_regressions_are_those_that_passed(position, result, worse):
-    before = {(r.package, r.name): r.result for r in RECORDS}
-    now = BackboneRecord(RECORDS[position].package, RECORDS[position].name, result)
+def test_regressions_are_those_that_passed(position, result, groups, worse):
+    before = read_results(page(RECORDS, ''))
+    then = RECORDS[position]
+    now = BackboneRecord(then.package, then.name, result, (GROUP,) * groups)
     new = BackboneRecord('timm', 'new', ABSENT)
     assert regressions(before, [now, new]) == ([now] if worse else [])

@@ -31,6 +31,16 @@ RESNET |= {'layer4.0': (16, 2)}
 BACKBONES = {
     'ResNet-18': (cls_backbone, SMALL_RESNET, RESNET),
     'ResNet-50': (cls_backbone, SMALL_RESNET | dict(depth=50), RESNET),
+    'checkpointed, frozen': (
+        cls_backbone,
+        SMALL_RESNET | dict(with_cp=True, frozen_stages=2, init_cfg=dict(type='Kaiming')),
+        RESNET,
+    ),
+    'averaged shortcuts': (
+        cls_backbone,
+        SMALL_RESNET | dict(type='ResNetV1d'),
+        {'stem.0.conv': (1, 2)} | {name: at for name, at in RESNET.items() if name != 'conv1'},
+    ),
     'D8': (seg_backbone, SMALL_D8, {'stem.0': (1, 2), 'maxpool': (2, 2), 'layer2.0': (4, 2)}),
     'MobileNetV2': (
         cls_backbone,
