@@ -176,7 +176,7 @@ def _set_hooks(cfg: Config) -> None:
         type='CheckpointHook',
         interval=1,
         by_epoch=True,
-        max_keep_ckpts=1,
+        max_keep_ckpts=2,  # MMEngine deletes the old one before it has written the new
         save_best=METRICS[cfg.default_scope] if validated else None,
         rule='greater' if validated else None,
     )
