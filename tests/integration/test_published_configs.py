@@ -77,6 +77,11 @@ def test_every_config_is_in_the_index():
         assert model['Metadata']['States'] == read(name).custom_hooks[0].search.budget
 
 
+def test_every_config_has_a_row():
+    page = (ROOT / 'configs' / 'README.md').read_text()
+    assert [name for name in PUBLISHED if f'({name}.py)' not in page] == []
+
+
 def test_the_index_names_checkpoints_of_the_packages():
     packages = [Path(importlib.util.find_spec(name).origin).parent for name in METRICS]
     theirs = [model for package in packages for model in models_of(package / '.mim')]
