@@ -1,0 +1,1 @@
+aggregator = dict(type='AttentionAggregator', on='features', align='bilinear')

@@ -1,0 +1,1 @@
+aggregator = dict(type='PhaseAggregator', on='logits', align='exact')

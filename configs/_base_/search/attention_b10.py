@@ -1,0 +1,1 @@
+search = dict(type='GreedySearch', budget=10, criterion=dict(type='AttentionCriterion'))

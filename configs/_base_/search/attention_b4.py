@@ -1,0 +1,1 @@
+search = dict(type='GreedySearch', budget=4, criterion=dict(type='AttentionCriterion'))
