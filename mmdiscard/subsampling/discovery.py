@@ -22,10 +22,11 @@ from .black_box import displaces
 from .cuts import levels_touched, smallest_cut
 from .layers import unsupported_because
 from .state import SubsamplingGroup
-from .strides import Layer, trace_strides
+from .strides import Layer, Trace, trace_strides
 
 OFF_TRUNK = 'not on the trunk: the image reaches the deepest output past it too'
 TWICE = 'it is called more than once in a forward'
+SMALLEST = 96  # sides of the images that cuts are tried with, unless the user's are smaller
 BY_HAND = "groups=[dict(members=['NAME', ...])]"
 
 
@@ -81,10 +82,11 @@ def map_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> Subsa
     """`find_subsampling` together with the strides of the outputs and what was left out."""
     with inference_mode(backbone):
         trace = trace_strides(backbone, input_size)
-        groups, rejected = _groups_of_layers(backbone, trace.layers, input_size)
+        size = _probe_size(backbone, trace, input_size)
+        groups, rejected = _groups_of_layers(backbone, trace.layers, size)
         loose = [layer for layer in trace.layers if rejected.get(layer.name) == OFF_TRUNK]
         if loose or trace.unseen:
-            groups += _groups_of_modules(backbone, trace.modules, loose, groups, input_size)
+            groups += _groups_of_modules(backbone, trace.modules, loose, groups, size)
     order = {layer.name: layer.order for layer in (*trace.layers, *trace.modules)}
     taken = [name for group in groups for name in group.members]
     explained = {group.output_stride for group in groups}
@@ -148,6 +150,21 @@ def in_order(
 def within(name: str, module: str) -> bool:
     """Whether ``name`` is ``module`` or inside it."""
     return f'{name}.'.startswith(f'{module}.')
+
+
+def _probe_size(backbone: nn.Module, trace: Trace, input_size: Size) -> Size:
+    """A smaller size where the same layers run in the same order, for what cuts off what.
+
+    That does not depend on the size, and trying it takes many forwards.
+    """
+    size = input_size
+    while min(size) // 2 >= SMALLEST:
+        size = (size[0] // 2, size[1] // 2)
+    try:
+        smaller = trace if size == input_size else trace_strides(backbone, size)
+    except Exception:  # whatever a backbone of others raises at a size it does not take
+        return input_size
+    return size if smaller.sequence == trace.sequence else input_size
 
 
 def _groups_of_layers(

@@ -60,6 +60,11 @@ class Trace:
     strides: tuple[Size, ...]
     unseen: tuple[Size, ...]
 
+    @property
+    def sequence(self) -> list[tuple[str, Size]]:
+        """Which strided layers ran, in order, whatever the size of the image."""
+        return [(layer.name, layer.factor) for layer in self.layers]
+
 
 def trace_strides(backbone: nn.Module, input_size: Size) -> Trace:
     """Run ``backbone`` once on a blank image.

@@ -178,3 +178,24 @@ def test_layers_that_cannot_be_displaced_are_rejected_with_a_reason(layer, reaso
 def test_anisotropic_factors_are_groups_too():
     (group,) = find_subsampling(Pooled(nn.MaxPool2d((2, 1)), nn.Conv2d(3, 3, 3)), SIZE)
     assert (group.factor, group.stride, group.num_indices) == ((2, 1), (1, 1), 2)
+
+
+class Sized(Pooled):
+    """Takes images of one size alone, or of any, and counts the large ones."""
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, 2, 1))
+        self.size, self.large = size, 0
+
+    def forward(self, inputs):
+        assert self.size in (None, inputs.shape[-1])
+        self.large += inputs.shape[-1] == 400
+        return super().forward(inputs)
+
+
+def test_cuts_are_tried_with_small_images_where_the_backbone_takes_them():
+    free, fixed = Sized(None), Sized(400)
+    found, same = map_subsampling(free, (200, 400)), map_subsampling(fixed, (200, 400))
+    assert found == same and found.input_size == (200, 400)
+    assert [group.stride for group in found.groups] == [(1, 1), (2, 2), (4, 4)]
+    assert free.large == 1 < fixed.large
