@@ -127,8 +127,13 @@ class Merge:
         self.num_images = num_images
         self._means: list[RunningMean] = []
 
-    def add(self, evaluation: Evaluation) -> None:
-        """Take in some rows."""
+    def add(self, evaluation: Evaluation, last_use: bool = False) -> None:
+        """Take in some rows.
+
+        Args:
+            evaluation: of those rows.
+            last_use: nobody looks at it again, so its tensors may be written to.
+        """
         values = self.space.values(evaluation)
         weights = self.weights(evaluation)
         shift = self.space.shift(evaluation)
@@ -138,7 +143,7 @@ class Merge:
             images = evaluation.rows.images[run]
             move = None if shift is None else shift[run]
             for mean, value in zip(self._means, values, strict=True):
-                mean.add(images, value[run], weights[run], move)
+                mean.add(images, value[run], weights[run], move, last_use and self.space.fresh)
 
     def result(self) -> tuple[Tensor, ...]:
         """The merged tensors, each ``(N, ...)``."""
@@ -167,7 +172,12 @@ class RunningMean:
         self._owned = False
 
     def add(
-        self, images: Tensor, values: Tensor, weights: Tensor, shift: Tensor | None = None
+        self,
+        images: Tensor,
+        values: Tensor,
+        weights: Tensor,
+        shift: Tensor | None = None,
+        writable: bool = False,
     ) -> None:
         """Take in one value for each of ``images``, which are distinct.
 
@@ -177,19 +187,21 @@ class RunningMean:
             weights: ``(m,)`` or ``(m, H, W)``, above 0.
             shift: ``(m, 2)`` long, whole cells by which values and weights are moved first, as in
                 `translate`; None for not at all.
+            writable: nobody else needs values and weights.
         """
         weights = _expand(weights, values)
         if shift is None or not shift.any():
-            self._add(images, values, weights)
+            self._add(images, values, weights, writable)
         elif self.value is None:
-            self._add(images, translate(values, shift), translate_maps(weights, shift))
+            self._add(images, translate(values, shift), translate_maps(weights, shift), False)
         else:
             self._add_moved(images, values, translate_maps(weights, shift), shift)
 
-    def _add(self, images: Tensor, values: Tensor, weights: Tensor) -> None:
+    def _add(self, images: Tensor, values: Tensor, weights: Tensor, writable: bool) -> None:
         every = len(images) == self.num_images
         if self.value is None and every:
             self.value, self.total = values, weights  # the usual beginning, without a copy
+            self._owned = writable
             return
         self._begin(values, weights)
         index = slice(None) if every else images.to(values.device)

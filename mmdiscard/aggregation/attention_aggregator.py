@@ -92,7 +92,7 @@ class AttentionMerge:
         self.aggregator = aggregator
         self._buffer = StateBuffer(num_images, sorted(map(int, aggregator.module)))
 
-    def add(self, evaluation: Evaluation) -> None:
+    def add(self, evaluation: Evaluation, last_use: bool = False) -> None:
         """Take in some rows."""
         values = self.aggregator.space.values(evaluation)
         shift = self.aggregator.space.shift(evaluation)

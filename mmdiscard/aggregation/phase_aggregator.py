@@ -108,7 +108,7 @@ class _Corrected:
         self.merge = merge
         self._counts: list[Tensor] = []
 
-    def add(self, evaluation: Evaluation) -> None:
+    def add(self, evaluation: Evaluation, last_use: bool = False) -> None:
         """Take in some rows."""
         self._counts.append(evaluation.rows.images)
         self.merge.add(evaluation)
@@ -135,7 +135,7 @@ class _DifferentiableMerge:
         self._sum: Tensor | float = 0.0
         self._total: Tensor | float = 0.0
 
-    def add(self, evaluation: Evaluation) -> None:
+    def add(self, evaluation: Evaluation, last_use: bool = False) -> None:
         """Take in some rows."""
         (values,) = self.space.values(evaluation)
         weights = self.weights(evaluation)[:, None].contiguous()

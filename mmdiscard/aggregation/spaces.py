@@ -14,6 +14,8 @@ class Space:
 
     #: whether the head runs on what was merged, rather than for every state
     head_after = False
+    #: whether values are made for the evaluation, so that nothing else holds them
+    fresh = False
 
     def head_input(self, evaluation: Evaluation) -> Levels:
         """The features that the head reads for a single state."""
@@ -65,6 +67,8 @@ class FeatureSpace(Space):
 @SPACES.register_module(name='logits')
 class LogitSpace(Space):
     """Run the head for every state and merge what it says."""
+
+    fresh = True
 
     def head_input(self, evaluation: Evaluation) -> Levels:
         return evaluation.aligned

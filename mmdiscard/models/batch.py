@@ -2,7 +2,7 @@
 
 import copy
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,11 +64,8 @@ class Batch:
         else:
             # The states are known before anything is computed, so compute them in one go.
             self._converse(rounds, self._judge)
-            states = torch.cat([rows.states for rows in self.asked])
-            for evaluation in self.evaluations(
-                Rows(torch.cat([rows.images for rows in self.asked]), states)
-            ):
-                self._merge.add(evaluation)
+            images = torch.cat([rows.images for rows in self.asked])
+            self.add(Rows(images, torch.cat([rows.states for rows in self.asked])))
 
     def evaluations(self, rows: Rows) -> Iterator[Evaluation]:
         """Compute rows, in parts."""
@@ -85,10 +82,12 @@ class Batch:
             aggregator.space.head_input,
         )
 
-    def add(self, rows: Rows) -> None:
-        """Compute and merge rows that no search asked for."""
+    def add(self, rows: Rows, see: Callable[[Evaluation], None] = lambda evaluation: None) -> None:
+        """Compute and merge rows; ``see`` gets each part before."""
         for evaluation in self.evaluations(rows):
-            self._merge.add(evaluation)
+            see(evaluation)
+            self._merge.add(evaluation, last_use=True)
+            del evaluation  # its maps are large, and the next one's are made before it gives way
 
     def fork(self) -> 'Batch':
         """A batch that has merged the same so far; what was computed is shared."""
@@ -128,9 +127,7 @@ class Batch:
     def _take_in(self, rows: Rows) -> Feedback:
         """Compute, judge and merge rows."""
         parts = []
-        for evaluation in self.evaluations(rows):
-            parts.append((evaluation.positions, self._judge(evaluation.rows, evaluation)))
-            self._merge.add(evaluation)
+        self.add(rows, lambda e: parts.append((e.positions, self._judge(e.rows, e))))
         return _in_order(parts)
 
     def _take_in_then_judge(self, rows: Rows) -> Feedback:
@@ -150,8 +147,7 @@ class Batch:
 
     def _take_in_unseen(self, rows: Rows) -> Feedback:
         """Compute the only state there is to be: nothing is compared, so nothing is judged."""
-        for evaluation in self.evaluations(rows):
-            self._merge.add(evaluation)
+        self.add(rows)
         return Feedback(confident=torch.ones(len(rows), dtype=torch.bool))
 
     def _judge(

@@ -153,7 +153,7 @@ def test_states_without_any_confidence_are_averaged():
 @pytest.mark.parametrize(
     'config, words',
     [
-        (dict(type='Sum'), "unknown aggregator 'Sum'; choose one of AverageAggregator"),
+        (dict(type='Sum'), "unknown aggregator 'Sum'; choose one of .*AverageAggregator"),
         (dict(type='AverageAggregator', on='pixels'), "'pixels'; choose one of features, logits"),
         (
             dict(type='AverageAggregator', align='best'),
