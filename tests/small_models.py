@@ -49,6 +49,19 @@ SMALL_MIT = dict(
     mlp_ratio=2,
 )
 
+UNET = dict(
+    type='UNet',
+    base_channels=4,
+    num_stages=3,
+    strides=(1, 1, 1),
+    enc_num_convs=(1, 1, 1),
+    dec_num_convs=(1, 1),
+    downsamples=(True, True),
+    enc_dilations=(1, 1, 1),
+    dec_dilations=(1, 1),
+    upsample_cfg=dict(type='mmseg.InterpConv'),
+)
+
 FCN_HEAD = dict(type='FCNHead', in_channels=32, in_index=3, channels=8, num_convs=1, num_classes=5)
 FCN_HEAD |= dict(norm_cfg=BN, align_corners=False, concat_input=False, dropout_ratio=0.0)
 SEGFORMER_HEAD = dict(type='SegformerHead', in_channels=[8, 8, 16, 16], in_index=[0, 1, 2, 3])

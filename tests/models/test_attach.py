@@ -7,6 +7,8 @@ import torch
 from small_models import (
     FCN_HEAD,
     OCR_HEAD,
+    SMALL_RESNET_4_LEVELS,
+    UNET,
     classifier,
     cls_samples,
     images,
@@ -26,6 +28,10 @@ MAKERS = {
     'classifier': classifier,
     'stride 8': segmentor,
     'MiT': mit_segmentor,
+    'neck': lambda: segmentor(
+        backbone=SMALL_RESNET_4_LEVELS,
+        neck=dict(type='FPN', in_channels=[4, 8, 16, 32], out_channels=32, num_outs=4),
+    ),
     'cascade': lambda: segmentor(
         type='mmseg.CascadeEncoderDecoder', num_stages=2, head=[FCN_HEAD, OCR_HEAD]
     ),
@@ -150,6 +156,19 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_attached(model,
     with pytest.raises(MMDiscardError, match=words):
         mmdiscard.attach(model, **settings)
     assert snapshot(model) == before
+
+
+def test_nothing_to_search_says_which_layers_why_and_how_to_name_others():
+    model = segmentor(backbone=UNET)
+    words = r"`encoder.1.0`: output level 2 joins .*`encoder.2.0`.*groups=\[dict\(members=\['NAME'"
+    with pytest.raises(MMDiscardError, match=words):
+        mmdiscard.attach(model, dict(groups='all', input_size=64))
+
+
+def test_groups_by_hand_are_searched():
+    by_hand = dict(members=['layer3.0.conv1', 'layer3.0.downsample.0'])
+    with mmdiscard.attach(classifier(), dict(groups=[by_hand, -1]), GREEDY) as ensemble:
+        assert [group.name for group in ensemble.groups] == ['layer3.0', 'layer4.0']
 
 
 class OtherModel(nn.Module):

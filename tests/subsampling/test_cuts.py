@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import seg_backbone
+from small_models import UNET, seg_backbone
 from torch import nn
 from torch.nn import functional as F
 
@@ -55,20 +55,7 @@ def test_behind_and_touched():
 
 
 def test_skips_of_an_encoder_decoder_leave_nothing():
-    unet = seg_backbone(
-        dict(
-            type='UNet',
-            base_channels=4,
-            num_stages=3,
-            strides=(1, 1, 1),
-            enc_num_convs=(1, 1, 1),
-            dec_num_convs=(1, 1),
-            downsamples=(True, True),
-            enc_dilations=(1, 1, 1),
-            dec_dilations=(1, 1),
-            upsample_cfg=dict(type='mmseg.InterpConv'),
-        )
-    )
+    unet = seg_backbone(UNET)
     found = map_subsampling(unet, SIZE)
     assert found.groups == ()
     assert len(found.rejected) == 2 and all(' join' in why for why in found.rejected.values())
