@@ -64,15 +64,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.demo and args.config:
         parser.error('--demo takes no config')
     demo = args.demo
-    args.budgets = args.budgets or ([4, 8, 16] if demo else [30, 100, 150])
-    args.states = args.states or ([2, 4, 4] if demo else [3, 10, 15])
+    args.budgets = args.budgets or ([4, 8] if demo else [30, 100, 150])
+    args.states = args.states or ([2, 4] if demo else [3, 10, 15])
     args.out = args.out or Path('work_dirs/compare', 'demo' if demo else Path(args.config).stem)
     return args
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
     policy = dict(type=POLICIES[args.policy], flips=not (args.no_flips or args.demo))
-    images = LabelledViews(images=min(args.images, 500) if args.demo else args.images)
+    images = LabelledViews(images=min(args.images, 200) if args.demo else args.images)
     return Plan(args.budgets, args.states, policy, images, args.pixels)
 
 

@@ -91,10 +91,17 @@ class Plan:
 
 
 def pipeline_of(cfg: Config, policy: Mapping[str, Any], budget: int) -> list[dict]:
-    """The test pipeline with the views of a policy in the place of the one view."""
+    """The test pipeline with the views of a policy in the place of the one view.
+
+    Raises:
+        MMDiscardError: if the pipeline packs nothing.
+    """
     steps = [dict(step) for step in test_dataset(cfg).pipeline]
     kinds = [str(step['type']).rpartition('.')[2] for step in steps]
-    first = next(i for i, kind in enumerate(kinds) if kind == 'LoadAnnotations' or 'Pack' in kind)
+    last = [i for i, kind in enumerate(kinds) if kind == 'LoadAnnotations' or 'Pack' in kind]
+    if not last:
+        raise MMDiscardError(f'the test pipeline ({", ".join(kinds)}) has no packing step')
+    first = last[0]
     views = dict(
         type='mmdiscard.TestTimePolicy',
         policy=dict(policy, budget=budget),

@@ -8,6 +8,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from ..registry import MERGERS, MODELS, build
+from .joint import JointBudget, ViewLogits
 from .views import (
     ViewOutput,
     naming,
@@ -28,6 +29,12 @@ class DiscardTTA(BaseTTAModel):
         module: config of the model, or the model.
         data_preprocessor: as in MMEngine's `BaseTTAModel`.
         merger: config of a merger; default the mean, which is what MM's own TTA models do.
+        joint: ``dict(cost=4.0)`` lets views and states compete for so many plain forwards per
+            image, see `mmdiscard.search.joint.JointSearch`; None to compute every view, with as
+            many states as the search says.
+
+    Raises:
+        MMDiscardError: if the merger or ``joint`` cannot be used.
     """
 
     def __init__(
@@ -35,9 +42,11 @@ class DiscardTTA(BaseTTAModel):
         module: Mapping[str, Any] | nn.Module,
         data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
         merger: Mapping[str, Any] | None = None,
+        joint: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(module, data_preprocessor)
         self.merger = build(MERGERS, merger or dict(type='MeanMerger'))
+        self.joint = joint and JointBudget(joint, self.merger)
 
     def test_step(self, data: Any) -> list[Any]:
         """Predict the views of a batch one by one and merge them, one sample per image.
@@ -52,7 +61,8 @@ class DiscardTTA(BaseTTAModel):
                 samples = [output.sample for output in outputs]
                 merging = [self.merger.begin() for _ in outputs]
             for image, output in zip(merging, outputs, strict=True):
-                image.add(index, output.values(self.merger.on), output.weight)
+                if output is not None:
+                    image.add(index, output.values(self.merger.on), output.weight)
         return [
             self.merged(sample, self.merger.probabilities(image.result()))
             for sample, image in zip(samples, merging, strict=True)
@@ -65,16 +75,36 @@ class DiscardTTA(BaseTTAModel):
             data: a batch as MM collates it.
 
         Yields:
-            The position of a view and what the model says of every image in it.
+            The position of a view and what the model says of every image in it; None of an image
+            that did not take it (see ``joint``), though every image takes the first.
         """
         views = split_views(data)
         names = view_names(views)
         self.merger.fit_to(names)
+        if self.joint:
+            yield from self._joint_views(views, names)
+            return
         for index, view in enumerate(views):
             if self.merger.uses(index):
                 with naming(view, names[index]):
                     outputs = self.read(self.module, view, self.merger.joint)
                 yield index, outputs
+
+    def _joint_views(
+        self, views: Sequence[Any], names: Sequence[str]
+    ) -> Iterator[tuple[int, list[ViewOutput | None]]]:
+        ensemble, _ = self.joint.search(self.module)
+        for found in self.joint.logits(self.module, views, names):
+
+            def predict(images: Tensor, context: Any, found: ViewLogits = found) -> Tensor:
+                ensemble.weight = found.weight
+                return found.logits
+
+            # MM's own pre- and post-processing, around logits that are there already.
+            with ensemble.route(predict):
+                outputs = self.read(self.module, views[found.view], self.merger.joint)
+            taken = found.taken.tolist()
+            yield found.view, [o if own else None for o, own in zip(outputs, taken, strict=True)]
 
     def merge_preds(self, data_samples_list: Sequence[Sequence[Any]]) -> list[Any]:
         """Not used: views are merged as they come."""
@@ -122,5 +152,6 @@ class DiscardSegTTA(DiscardTTA):
 
     def _labels(self, probabilities: Tensor) -> Tensor:
         if len(probabilities) > 1:
-            return probabilities.argmax(dim=0, keepdim=True)
+            # The same as argmax, which is four times as slow along the first dimension.
+            return probabilities.max(dim=0, keepdim=True).indices
         return (probabilities > self.module.decode_head.threshold).long()

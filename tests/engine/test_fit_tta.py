@@ -7,44 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from integration.layouts import write_checkpoint
 
 from mmdiscard import MMDiscardError
 from mmdiscard.aggregation.mergers.fitted import MergerFile
-from mmdiscard.datasets import DigitSceneParams, make_digit_scenes
 from mmdiscard.engine import launch
 from mmdiscard.engine.fit_tta import MERGERS, FitRequest, fit
 from mmdiscard.engine.logit_cache import LogitCache
 from mmdiscard.engine.views import LabelledViews
 
 ROOT = Path(__file__).parents[2]
-KINDS = {'classifier': 'classification', 'segmentor_stride8': 'segmentation'}
-
-
-@pytest.fixture(scope='session')
-def scenes(tmp_path_factory):
-    """The demo's data, a handful of images of it."""
-    params = DigitSceneParams(seg_images=(9, 4, 3), cls_images=(12, 4, 5))
-    return make_digit_scenes(tmp_path_factory.mktemp('scenes') / 'data', params)
-
-
-@pytest.fixture(scope='session')
-def model(scenes, tmp_path_factory):
-    """By name of a demo model: its config, reading the scenes, and random weights."""
-
-    def make(name, variant=''):
-        path = ROOT / f'configs/demo/{name}{variant}.py'
-        cfg = launch.read_config(str(path))
-        for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            cfg[field].dataset.data_root = str(scenes / KINDS[name])
-            cfg[field].update(num_workers=0, batch_size=2)
-        launch.prepare_dataloaders(cfg)
-        cfg.log_level = 'WARNING'
-        cfg.work_dir = str(tmp_path_factory.mktemp('work'))
-        checkpoint = write_checkpoint(cfg, Path(cfg.work_dir) / 'model.pth')
-        return cfg, str(checkpoint)
-
-    return make
 
 
 def request(checkpoint, folder, **kwargs):
@@ -64,8 +35,8 @@ def request(checkpoint, folder, **kwargs):
     'name, variant, rows',
     [('classifier', '', 7), ('classifier', '_greedy-b4', 7), ('segmentor_stride8', '', 35)],
 )
-def test_files_fit_the_pipeline_they_were_made_for(name, variant, rows, model, tmp_path):
-    cfg, checkpoint = model(name, variant)
+def test_files_fit_the_pipeline_they_were_made_for(name, variant, rows, demo_model, tmp_path):
+    cfg, checkpoint = demo_model(name, variant)
     files = fit(cfg, request(checkpoint, tmp_path))
     tta = 'DiscardClsTTA' if name == 'classifier' else 'DiscardSegTTA'
     for merger, path in list(files.items())[: 1 if variant else None]:
@@ -73,7 +44,7 @@ def test_files_fit_the_pipeline_they_were_made_for(name, variant, rows, model, t
         assert content.views == ('view 0', 'view 1', 'view 2')
         assert content.origin['images'] == 7
         assert bool(content.origin['states']) == bool(variant)
-        run, _ = model(name, variant)
+        run, _ = demo_model(name, variant)
         run.tta_model = dict(type=f'mmdiscard.{tta}', merger=dict(type=merger, file=str(path)))
         launch.use_tta(run)
         run.load_from = checkpoint
@@ -87,8 +58,8 @@ class Stop(Exception):
     pass
 
 
-def test_an_interrupted_run_goes_on_where_it_was(model, tmp_path, monkeypatch):
-    cfg, checkpoint = model('classifier')
+def test_an_interrupted_run_goes_on_where_it_was(demo_model, tmp_path, monkeypatch):
+    cfg, checkpoint = demo_model('classifier')
     whole = fit(cfg, request(checkpoint, tmp_path / 'whole'))
     seen = []
     write = LogitCache.write
@@ -102,7 +73,7 @@ def test_an_interrupted_run_goes_on_where_it_was(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(LogitCache, 'write', interrupted)
     with pytest.raises(Stop):
-        fit(model('classifier')[0], request(checkpoint, tmp_path / 'parts'))
+        fit(demo_model('classifier')[0], request(checkpoint, tmp_path / 'parts'))
     assert not list((tmp_path / 'parts').glob('*.json'))
     again = []
 
@@ -111,15 +82,15 @@ def test_an_interrupted_run_goes_on_where_it_was(model, tmp_path, monkeypatch):
         write(self, image, *args)
 
     monkeypatch.setattr(LogitCache, 'write', counted)
-    parts = fit(model('classifier')[0], request(checkpoint, tmp_path / 'parts'))
+    parts = fit(demo_model('classifier')[0], request(checkpoint, tmp_path / 'parts'))
     assert (seen, again) == ([0, 1, 2, 3], [4, 5, 6])
     for merger, path in parts.items():
         assert MergerFile.load(path).parameters == MergerFile.load(whole[merger]).parameters
     again.clear()
-    fit(model('classifier')[0], request(checkpoint, tmp_path / 'parts', mergers=['GPSMerger']))
+    fit(demo_model('classifier')[0], request(checkpoint, tmp_path / 'parts', mergers=['GPSMerger']))
     assert again == []  # another merger takes the same logits
     changed = request(checkpoint, tmp_path / 'parts', images=LabelledViews(images=7, seed=1))
-    fit(model('classifier')[0], changed)
+    fit(demo_model('classifier')[0], changed)
     assert len(again) == 7
 
 
@@ -144,23 +115,23 @@ def test_pixels_are_those_of_the_labels_and_ignored_ones_are_left_out(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------ errors
-def test_the_test_set_is_refused(model, tmp_path):
-    cfg, checkpoint = model('classifier')
+def test_the_test_set_is_refused(demo_model, tmp_path):
+    cfg, checkpoint = demo_model('classifier')
     cfg.val_dataloader = cfg.test_dataloader
     images = LabelledViews(split='val')
     with pytest.raises(MMDiscardError, match='is its test split'):
         fit(cfg, request(checkpoint, tmp_path, images=images))
 
 
-def test_views_are_asked_for(model, tmp_path):
-    cfg, checkpoint = model('classifier')
+def test_views_are_asked_for(demo_model, tmp_path):
+    cfg, checkpoint = demo_model('classifier')
     cfg.tta_pipeline = None
     with pytest.raises(MMDiscardError, match='no `tta_pipeline`.*configs/_base_/tta'):
         fit(cfg, request(checkpoint, tmp_path))
 
 
-def test_labels_are_asked_for(model, tmp_path):
-    cfg, checkpoint = model('segmentor_stride8')
+def test_labels_are_asked_for(demo_model, tmp_path):
+    cfg, checkpoint = demo_model('segmentor_stride8')
     steps = cfg.tta_pipeline[1].transforms
     cfg.tta_pipeline[1].transforms = [part for part in steps if part[0].type != 'LoadAnnotations']
     with pytest.raises(MMDiscardError, match='add LoadAnnotations to tta_pipeline'):
@@ -171,20 +142,20 @@ def test_labels_are_asked_for(model, tmp_path):
     'changes, message',
     [(dict(pixels=0), '--pixels'), (dict(images=LabelledViews(images=0)), '--images')],
 )
-def test_impossible_numbers_are_refused(changes, message, model, tmp_path):
-    cfg, checkpoint = model('classifier')
+def test_impossible_numbers_are_refused(changes, message, demo_model, tmp_path):
+    cfg, checkpoint = demo_model('classifier')
     with pytest.raises(MMDiscardError, match=message):
         fit(cfg, request(checkpoint, tmp_path, **changes))
 
 
 # ---------------------------------------------------------------------------------------- the tool
-def test_the_tool_writes_what_it_was_asked_for(model, tmp_path, monkeypatch):
+def test_the_tool_writes_what_it_was_asked_for(demo_model, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     spec = importlib.util.spec_from_file_location('fit_tta_tool', ROOT / 'tools/fit_tta.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    cfg, checkpoint = model('classifier', '_greedy-b4')
+    cfg, checkpoint = demo_model('classifier', '_greedy-b4')
     cfg.dump(str(tmp_path / 'config.py'))
     argv = [tmp_path / 'config.py', checkpoint, '--merger', 'gps', '--plain', '--images', '6']
     argv += ['--gps-views', '1', '--gps-likelihood', '--folder', tmp_path / 'out']
