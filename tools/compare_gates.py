@@ -137,7 +137,11 @@ def points(results: Mapping[str, list[dict]]) -> dict[str, list[tuple[float, flo
 
     gated = [name for name in results if name.startswith('gate')]
     smaller = [name for name in results if name.endswith('states')]
-    return {'gate': curve(gated), 'fewer states for all': curve(smaller)}
+    return {
+        'gate': curve(gated),
+        'fewer states for all': curve(smaller),
+        'images at random': curve([]),  # what a gate that knows nothing is expected to keep
+    }
 
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:

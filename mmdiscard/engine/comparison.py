@@ -99,9 +99,8 @@ class Comparison:
         """Changes whenever the result would; files that a search reads count by their content."""
         stamp = Path(checkpoint).stat().st_mtime if launch.is_local(checkpoint) else 0
         settings = self.settings | dict(search=search and _with_files(search))
-        return json.loads(
-            json.dumps([checkpoint, stamp, settings, self.cfg.pretty_text, __version__])
-        )
+        key = [checkpoint, stamp, settings, self.cfg.to_dict(), __version__]
+        return json.loads(json.dumps(key, default=str))
 
 
 def _spent(runner: Runner) -> tuple[float, float]:

@@ -2,9 +2,8 @@
 
 import importlib.util
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from integration.layouts import write_checkpoint
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch import distributed
 from torch.nn import functional as F
 
 import mmdiscard
@@ -199,24 +199,42 @@ def test_rounds_of_other_settings_are_not_used(calibrate, config, checkpoint, tm
     assert 'beginning anew' in capsys.readouterr().err
 
 
-def test_two_processes_choose_what_one_does(calibrate, config, checkpoint, tmp_path):
+def test_two_processes_find_what_one_does(calibrate, tool, config, checkpoint, tmp_path):
     options = ['--budget', '3', '--images', '5', '--candidates', '6']
+    gate = ['--gate', 'entropy', '--cost', '2', '--images', '5']
     one = calibrate(config, checkpoint, *options)
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command = [*launcher, '--nproc_per_node=2', str(TOOL), config, checkpoint, *options]
-    command += ['--work-dir', str(tmp_path / 'two'), '--launcher', 'pytorch']
-    env = os.environ | {'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    one_gate = calibrate(config, checkpoint, *gate)
+
+    def process(rank):
+        os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+        meeting = f'file://{tmp_path}/meeting'
+        distributed.init_process_group('gloo', init_method=meeting, rank=rank, world_size=2)
+        flags = ['--work-dir', str(tmp_path / 'two'), '--launcher', 'pytorch']
+        tool.main([config, checkpoint, *options, *flags])
+        tool.main([config, checkpoint, *gate, *flags])
+
+    # Forked, so that they need not import everything again.
+    processes = [
+        multiprocessing.get_context('fork').Process(target=process, args=(r,)) for r in (0, 1)
+    ]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join()
+    assert [each.exitcode for each in processes] == [0, 0]
     two = json.loads((tmp_path / 'two' / 'states.json').read_text())
     assert two['states'] == one['states'] and two['calibrated'] == one['calibrated']
     for mine, theirs in zip(one['rounds'], two['rounds'], strict=True):
         assert theirs == pytest.approx(mine, rel=1e-6)
+    two_gate = json.loads((tmp_path / 'two' / 'gate.json').read_text())
+    assert two_gate.pop('threshold') == pytest.approx(one_gate.pop('threshold'), rel=1e-5)
+    assert two_gate == one_gate
 
 
 # ---------------------------------------------------------------------------------------- gates
-@pytest.mark.parametrize('gate', ['entropy', 'margin'])
-@pytest.mark.parametrize('name, more', [('spread', ''), ('greedy', GREEDY)])
+@pytest.mark.parametrize(
+    'gate, name, more', [('margin', 'spread', ''), ('entropy', 'greedy', GREEDY)]
+)
 def test_a_gate_costs_what_its_file_expects(
     calibrate, write_config, checkpoint, tmp_path, gate, name, more
 ):
