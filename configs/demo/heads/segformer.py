@@ -23,3 +23,11 @@ model = dict(
         channels=48,
     ),
 )
+
+# A transformer trained from nothing learns later than the ResNets.
+max_iters = 1100
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50),
+]
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
