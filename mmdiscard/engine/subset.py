@@ -79,6 +79,11 @@ def _inner(dataset: Any) -> Any:
     """The data set inside wrappers such as ``RepeatDataset``."""
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset.dataset
+    if 'pipeline' not in dataset:
+        raise MMDiscardError(
+            f'a {dataset.get("type")} has no pipeline of its own, so what it reads is not known; '
+            'name a single data set in the config'
+        )
     return dataset
 
 
