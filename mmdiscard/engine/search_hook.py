@@ -111,12 +111,12 @@ class SubsamplingSearchHook(Hook):
         runner.logger.info(f'mmdiscard: searching {self.ensemble.budget} states over {names}')
 
     def _finish(self, runner: Runner, num_images: int) -> None:
-        groups = self.ensemble.groups
+        groups, cost_model = self.ensemble.groups, self.ensemble.cost_model
         self.ensemble.detach()
         self.ensemble = None
         records = collect_results(self._records, num_images, device='cpu')
         if is_main_process():
-            runner.logger.info(describe(groups, records))
+            runner.logger.info(describe(groups, records, cost_model))
             if self.dump:
                 _write_lines(Path(runner.log_dir) / self.dump, records)
         if self.dump:

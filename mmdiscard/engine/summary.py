@@ -3,17 +3,21 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from ..execution import CostModel
 from ..subsampling import SubsamplingGroup
 
 SHOWN = 5
 
 
-def describe(groups: Sequence[SubsamplingGroup], records: Sequence[dict]) -> str:
+def describe(
+    groups: Sequence[SubsamplingGroup], records: Sequence[dict], cost_model: CostModel
+) -> str:
     """A few lines on groups searched, states per image, cost, and which states won.
 
     Args:
         groups: the searched groups.
         records: per image a list of passes with states, scores and cost.
+        cost_model: of the model.
     """
     passes = [entry for record in records for entry in record['passes']]
     lines = ['mmdiscard summary', f'  groups searched: {"; ".join(map(_group, groups))}']
@@ -30,6 +34,7 @@ def describe(groups: Sequence[SubsamplingGroup], records: Sequence[dict]) -> str
             f'  states per image: {states:.2f} on average{_distribution(passes)}',
             f'  cost: {cost:.2f} plain forwards in multiply-accumulates (at least {bound:.2f} if '
             'every prefix of the states is computed once)',
+            f'  {_segments(groups, cost_model)}',
             f'  {_winners(passes)}',
         ]
     return '\n'.join(lines)
@@ -55,6 +60,14 @@ def _bin(count: int) -> tuple[int, int]:
 
 def _range(first: int, last: int) -> str:
     return str(first) if first == last else f'{first}-{last}'
+
+
+def _segments(groups: Sequence[SubsamplingGroup], cost_model: CostModel) -> str:
+    """What a plain forward spends where, at the size that the model was traced with."""
+    parts = ['before', *(f'from {group.name}' for group in groups), 'head']
+    shares = zip(parts, cost_model.segments, strict=True)
+    spent = ', '.join(f'{part} {macs / max(cost_model.macs, 1):.1%}' for part, macs in shares)
+    return f'a plain forward is {cost_model.macs / 1e9:.3g} G multiply-accumulates: {spent}'
 
 
 def _group(group: SubsamplingGroup) -> str:

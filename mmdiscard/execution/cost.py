@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,6 +30,12 @@ class CostModel:
     def head(self) -> float:
         """Everything after the backbone."""
         return 1 - self.backbone
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """Multiply-accumulates before the first group, from each group on, and of the head."""
+        edges = (0.0, *self.before, self.backbone, 1.0)
+        return tuple(round((end - start) * self.macs) for start, end in pairwise(edges))
 
     def after(self, column: int) -> float:
         """The backbone from a group to its end."""

@@ -47,7 +47,7 @@ class Ensemble:
     Attributes:
         groups: the searched groups.
         space: their states.
-        cost_model: what the parts of the model cost.
+        cost_model: what the parts of the model cost, at the size it was traced with.
         prices: what states cost with this search and aggregator; ``prices.of(states)`` is the
             prefix-tree bound of a set of states.
         executor: computes states.
@@ -79,7 +79,7 @@ class Ensemble:
         self.geometry = Geometry(self.space, found.strides)
         try:
             check_attention(search, aggregator)
-            self.cost_model = self._measure_cost(found.input_size)
+            self.cost_model = self.measure_cost(found.input_size)
             aggregator.prepare(partial(merge_target, self, found.input_size))
             self.executor = PrefixExecutor(
                 adapter.features,
@@ -201,6 +201,28 @@ class Ensemble:
         rows = computed.rows.images.tolist()
         return self.adapter.head(levels, computed.inputs, self.adapter.context_of(context, rows))
 
+    def measure_cost(self, input_size: tuple[int, int]) -> CostModel:
+        """Count the multiply-accumulates of one image of ``input_size``, part by part.
+
+        Raises:
+            MMDiscardError: if the model does not run on images of that size.
+        """
+        image = blank_image(self.adapter.backbone, input_size)
+        context = self.adapter.default_context(image)
+        try:
+            with inference_mode(self.adapter.model):
+                return measure_cost(
+                    self._hooks,
+                    self.adapter.features,
+                    lambda levels: self.adapter.head(levels, image, context),
+                    image,
+                )
+        except (RuntimeError, AssertionError, IndexError) as error:
+            raise MMDiscardError(
+                f'the model does not run on an image of {input_size}: {error}; if another size '
+                'would do, set `input_size` in `subsampling`'
+            ) from error
+
     def detach(self) -> None:
         """Give the model back bit for bit as it was; a second call does nothing."""
         if self._hooks is not None:
@@ -252,23 +274,6 @@ class Ensemble:
         noise = torch.randn((2, *image.shape[1:]), generator=generator)
         with inference_mode(self.adapter.model):
             return find_entries(self.adapter.features, self._hooks, noise.to(image))
-
-    def _measure_cost(self, input_size: tuple[int, int]) -> CostModel:
-        image = blank_image(self.adapter.backbone, input_size)
-        context = self.adapter.default_context(image)
-        try:
-            with inference_mode(self.adapter.model):
-                return measure_cost(
-                    self._hooks,
-                    self.adapter.features,
-                    lambda levels: self.adapter.head(levels, image, context),
-                    image,
-                )
-        except (RuntimeError, AssertionError, IndexError) as error:
-            raise MMDiscardError(
-                f'the model does not run on an image of {input_size}: {error}; if another size '
-                'would do, set `input_size` in `subsampling`'
-            ) from error
 
 
 def ensemble_of(model: Any) -> Ensemble | None:

@@ -1,10 +1,15 @@
-from mmdiscard.engine.summary import describe
+from functools import partial
+
+from mmdiscard.engine import summary
+from mmdiscard.execution import CostModel
 from mmdiscard.subsampling import SubsamplingGroup
 
 GROUPS = [
     SubsamplingGroup('layer2.0', (), (2, 2), (4, 4)),
     SubsamplingGroup('embed', (), (4, 4), (8, 8)),
 ]
+COST = CostModel(before=(0.2, 0.5), backbone=0.9, macs=4_000_000_000)
+describe = partial(summary.describe, cost_model=COST)
 
 
 def entry(scores, cost=2.0, states=((0, 0), (1, 2))):
@@ -30,6 +35,10 @@ def test_images_passes_states_and_cost_are_counted():
     assert 'images: 2' in text
     assert 'without mmdiscard: 3' in text
     assert '2.33' in text  # both mean states and mean cost
+    assert (
+        'a plain forward is 4 G multiply-accumulates: '
+        'before 20.0%, from layer2.0 30.0%, from embed 40.0%, head 10.0%'
+    ) in text
 
 
 def test_a_gate_shows_in_how_many_states_images_used():
@@ -48,7 +57,7 @@ def test_only_the_most_frequent_winners_are_listed():
     records = [record(entry([0.1], states=((i // 4, i % 4),))) for i in range(8)]
     records += [record(entry([0.1], states=((3, 3),)))] * 2
     text = describe(GROUPS, records)
-    assert '(3, 3) 20.0%' in text and text.count('10.0%') == 4 and 'and 4 more' in text
+    assert '(3, 3) 20.0%' in text and text.count(') 10.0%') == 4 and 'and 4 more' in text
 
 
 def test_without_scores_nothing_wins():

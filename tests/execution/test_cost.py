@@ -24,6 +24,7 @@ def test_a_hand_counted_network():
     )
     total = 6912 + 2048 + 1024 + 256
     assert cost.macs == total
+    assert cost.segments == (6912, 3072, 256)
     assert cost.before == pytest.approx([6912 / total])
     assert cost.backbone == pytest.approx(1 - 256 / total)
     assert cost.after(0) == pytest.approx(3072 / total)
