@@ -19,6 +19,7 @@ from mmengine import registry as mmengine_registry
 from mmpretrain import registry as mmpretrain_registry
 from mmseg import registry as mmseg_registry
 
+import mmdiscard.datasets  # noqa: F401
 from mmdiscard import registry
 from mmdiscard.engine import launch
 from mmdiscard.registry import Registry

@@ -99,7 +99,8 @@ class StandardPolicy(Policy):
             scaled image; None for the size of the image before. Then all crops at scale 1 are the
             image itself, and it is taken once: 182 views, or 91.
         flips: whether a mirrored image shows the same. Of digits and letters it does not.
-        pad_val: grey value or RGB around images that are smaller than the window.
+        pad_val: grey value, or one per channel as loaded (BGR), around images that are smaller than
+            the window.
     """
 
     def __init__(

@@ -31,8 +31,8 @@ class CornerCrop(BaseTransform):
         corner: one of `CORNERS`.
         size: ``(height, width)`` of the window; None for the size that the image had before its
             view was made.
-        pad_val: grey value or RGB that fills a window larger than the image, which then lies in
-            that corner of it; None to refuse such windows.
+        pad_val: grey value, or one per channel as loaded (BGR), that fills a window larger than the
+            image, which then lies in that corner of it; None to refuse such windows.
 
     Raises:
         MMDiscardError: if there is no such corner.
@@ -109,7 +109,7 @@ class FixedCutout(BaseTransform):
     Args:
         side: of the square, as a share of the shorter side of the image.
         centre: (y, x) of its centre, as shares of height and width.
-        pad_val: grey value or RGB of the square.
+        pad_val: grey value, or one per channel as loaded (BGR), of the square.
     """
 
     def __init__(

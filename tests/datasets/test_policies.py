@@ -1,8 +1,13 @@
 """The views of both policies, through MM's own transforms, on real pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from mmcv.transforms import Compose
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from mmdiscard import MMDiscardError
@@ -10,6 +15,7 @@ from mmdiscard.datasets import CornerCrop, ExpandedPolicy, StandardPolicy, TestT
 from mmdiscard.datasets.policies import SCALES
 from mmdiscard.registry import POLICIES, build
 
+ROOT = Path(__file__).parents[2]
 PACK = {'mmpretrain': dict(type='PackInputs'), 'mmseg': dict(type='PackSegInputs')}
 
 
@@ -157,3 +163,28 @@ def test_views_that_cannot_be_made_are_named():
         "the view 'scale 1.00, centre' of five.png (64 x 64) cannot be made: a crop of 80 x 80 is "
         'larger than the image, which is 64 x 64 by then; set pad_val, or take another scale'
     )
+
+
+@pytest.mark.parametrize(
+    'name, scope, views, first',
+    [
+        ('imagenet_standard-30', 'mmpretrain', 30, 'scale 1.00, centre'),
+        ('imagenet_expanded-30', 'mmpretrain', 30, 'identity'),
+        ('segmentor_standard-12', 'mmseg', 12, 'scale 1.00'),
+    ],
+)
+def test_base_configs_make_their_views(name, scope, views, first, tmp_path):
+    cfg = Config.fromfile(ROOT / f'configs/_base_/tta/{name}.py')
+    image = picture(300, 400)['img']
+    Image.fromarray(image).save(tmp_path / 'image.png')
+    Image.fromarray(image[..., 0] // 32).save(tmp_path / 'labels.png')
+    init_default_scope(scope)
+    results = dict(img_path=str(tmp_path / 'image.png'), seg_map_path=str(tmp_path / 'labels.png'))
+    results |= dict(gt_label=5, reduce_zero_label=False, seg_fields=[])
+    packed = Compose(cfg.tta_pipeline)(results)
+    assert len(packed['inputs']) == views
+    assert packed['data_samples'][0].metainfo['view'] == first
+    if scope == 'mmpretrain':
+        assert {tuple(image.shape) for image in packed['inputs']} == {(3, 224, 224)}
+    else:
+        assert packed['data_samples'][-1].gt_sem_seg.shape == (300, 400)
