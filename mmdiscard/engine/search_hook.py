@@ -137,6 +137,7 @@ def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
                 'bound': round(float(result.bounds[index]), 4),
             }
             for result in results
+            if result.counts[index]  # where views and states compete, an image may go without
         ],
     }
 

@@ -1,7 +1,7 @@
 """Views and states in competition, inside a TTA model."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..search.joint import JointSearch
 from .adapters import unwrap
 from .batch import Batch
 from .ensemble import Ensemble, ensemble_of
+from .results import SearchResult, search_result
 from .views import naming
 
 
@@ -104,24 +105,24 @@ class JointBudget:
 
         count = len(batch_of(0).images)
         taken = torch.zeros(count, len(views), dtype=torch.long)
-        states: list[list[list]] = [[[] for _ in views] for _ in range(count)]
         rounds = search.rounds(count, len(views), ensemble.space, ensemble.prices)
         asked = next(rounds)
         while asked:
             feedback = {}
             for view, rows in asked.items():
                 with naming(views[view], names[view]):
-                    feedback[view] = batch_of(view)._take_in(rows)
+                    batch = batch_of(view)
+                    feedback[view] = batch._take_in(rows)
+                batch.asked.append(rows)
+                batch.answers.append(feedback[view])
                 taken[:, view] += rows.images.bincount(minlength=count)
-                for image, state in zip(rows.images.tolist(), rows.states.tolist(), strict=True):
-                    states[image][view].append(state)
             asked = next_or_none(rounds, feedback)
-        price = ensemble.prices.of
-        cost = [sum(price(own) for own in image if own) for image in states]
-        self.last = JointResult(taken, torch.tensor(cost))
+        self.last = JointResult(taken, torch.zeros(count, dtype=torch.float64))
         for view in sorted(batches):
             batch = batches.pop(view)
-            yield ViewLogits(view, batch.logits(), batch.weight, taken[:, view] > 0)
+            logits = batch.logits()
+            self.last.cost.add_(_publish(ensemble, batch, taken[:, view] > 0).bounds)
+            yield ViewLogits(view, logits, batch.weight, taken[:, view] > 0)
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,15 @@ class ViewLogits:
     logits: Tensor
     weight: Tensor | None
     taken: Tensor
+
+
+def _publish(ensemble: Ensemble, batch: Batch, taken: Tensor) -> SearchResult:
+    """Tell the ensemble's listeners what became of one view; of images without it, nothing did."""
+    result = search_result(batch.asked, batch.answers, batch.costs, ensemble.prices)
+    ensemble.last = replace(result, costs=result.costs * taken, bounds=result.bounds * taken)
+    for listener in ensemble.listeners:
+        listener(ensemble.last)
+    return ensemble.last
 
 
 def _is_mean(aggregator: Aggregator) -> bool:
