@@ -22,11 +22,26 @@ ROUNDING = 1e-9
 class KnownStates(Search):
     """The same states for every image. Subclasses implement `states_in`.
 
-    With a gate, every image begins with the first state, and only those that are not confident go
-    on to the rest.
+    With a gate, every image begins with the first states, and only those that are confident in none
+    of them go on to the rest.
+
+    Args:
+        gate: config of a gate.
+        gate_after: how many states every image gets before the gate is asked.
+
+    Raises:
+        MMDiscardError: if ``gate_after`` is not a whole number of at least 1.
     """
 
     gate_looks_once = True
+
+    def __init__(self, gate: Mapping[str, Any] | None = None, gate_after: int = 1) -> None:
+        super().__init__(gate)
+        if isinstance(gate_after, bool) or not isinstance(gate_after, int) or gate_after < 1:
+            raise MMDiscardError(
+                f'gate_after is a whole number of states, at least 1; got {gate_after!r}'
+            )
+        self.gate_after = gate_after
 
     def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
         """``(B, G)`` states, the default state first where it is one of them.
@@ -49,9 +64,10 @@ class KnownStates(Search):
         states = self.states_in(space, prices)
         images = torch.arange(num_images)
         if self.gate is not None:
-            first, states = states[:1], states[1:]
-            feedback = yield each_of(first, images, branches(first[0], states))
-            images = images[~feedback.confident]
+            first, states = states[: self.gate_after], states[self.gate_after :]
+            later = torch.stack([branches(state, states) for state in first]).any(0)
+            feedback = yield each_of(first, images, later)
+            images = images[~feedback.confident.view(len(first), -1).any(0)]
         if len(states) and len(images):
             yield each_of(states, images)
 
@@ -64,6 +80,7 @@ class FixedStates(KnownStates):
         states: ``B`` lists of one selection index per searched group.
         gate: config of a gate.
         file: a file that `tools/calibrate.py` wrote, instead of ``states``.
+        gate_after: see `KnownStates`.
 
     Raises:
         MMDiscardError: if neither or both are given, if states do not fit the groups, if one stands
@@ -75,8 +92,9 @@ class FixedStates(KnownStates):
         states: list[list[int]] | None = None,
         gate: Mapping[str, Any] | None = None,
         file: str | PathLike | None = None,
+        gate_after: int = 1,
     ) -> None:
-        super().__init__(gate)
+        super().__init__(gate, gate_after)
         if (states is None) == (file is None):
             raise MMDiscardError(
                 'FixedStates takes either `states`, such as [[0, 0], [0, 3]], or a `file` that '
@@ -110,13 +128,19 @@ class ExhaustiveSearch(KnownStates):
     Args:
         max_states: refuse more than this.
         gate: config of a gate.
+        gate_after: see `KnownStates`.
 
     Raises:
         MMDiscardError: if there are more than ``max_states``.
     """
 
-    def __init__(self, max_states: int = 1024, gate: Mapping[str, Any] | None = None) -> None:
-        super().__init__(gate)
+    def __init__(
+        self,
+        max_states: int = 1024,
+        gate: Mapping[str, Any] | None = None,
+        gate_after: int = 1,
+    ) -> None:
+        super().__init__(gate, gate_after)
         self.max_states = max_states
 
     def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
@@ -141,6 +165,7 @@ class SpreadStates(KnownStates):
         budget: number of states, ``B``, or what they may cost: ``dict(cost=2.0)`` for at most two
             plain forwards, which ends the selection at the first state that cannot be paid for.
         gate: config of a gate.
+        gate_after: see `KnownStates`.
 
     Raises:
         MMDiscardError: if the budget is not a whole number from 1 to the number of states nor a
@@ -148,9 +173,12 @@ class SpreadStates(KnownStates):
     """
 
     def __init__(
-        self, budget: int | Mapping[str, Any], gate: Mapping[str, Any] | None = None
+        self,
+        budget: int | Mapping[str, Any],
+        gate: Mapping[str, Any] | None = None,
+        gate_after: int = 1,
     ) -> None:
-        super().__init__(gate)
+        super().__init__(gate, gate_after)
         self.budget = Budget.parse(budget)
 
     def _check(self, space: StateSpace) -> None:

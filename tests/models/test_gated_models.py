@@ -12,6 +12,7 @@ from mmdiscard.search import EntropyGate, MarginGate, RecordedSearch, Trails
 GREEDY = dict(type='GreedySearch', budget=9)
 DEEP = dict(type='GreedySearch', budget=dict(cost=3.0), order='deep_first', per_cost=True)
 SPREAD = dict(type='SpreadStates', budget=4)
+AFTER_TWO = SPREAD | dict(gate_after=2)
 SETTINGS = {
     classifier: dict(subsampling=dict(groups='all')),
     segmentor: dict(subsampling=dict(groups=[-2, -1])),
@@ -27,7 +28,9 @@ def recorded(make, search, gate, inputs):
 
 
 @pytest.mark.parametrize('make', [classifier, segmentor])
-@pytest.mark.parametrize('search', [GREEDY, DEEP, SPREAD], ids=['greedy', 'deep', 'spread'])
+@pytest.mark.parametrize(
+    'search', [GREEDY, DEEP, SPREAD, AFTER_TWO], ids=['greedy', 'deep', 'spread', 'after two']
+)
 @pytest.mark.parametrize('gate', [EntropyGate, MarginGate])
 def test_a_recorded_search_foretells_every_gate(make, search, gate):
     inputs = images(6)

@@ -9,6 +9,7 @@ from mmdiscard import MMDiscardError
 from mmdiscard.search import (
     GATE_FILE,
     EntropyGate,
+    Feedback,
     GreedySearch,
     MarginGate,
     Signals,
@@ -123,3 +124,17 @@ def test_either_a_threshold_or_a_file(arguments):
 def test_thresholds_outside_0_to_1_are_refused(threshold):
     with pytest.raises(MMDiscardError, match='threshold from 0 to 1'):
         MarginGate(threshold)
+
+
+@pytest.mark.parametrize('gate_after', [0, True, 1.5])
+def test_gates_are_asked_after_a_whole_number_of_states(gate_after):
+    with pytest.raises(MMDiscardError, match='gate_after is a whole number of states'):
+        SpreadStates(2, dict(type='EntropyGate', threshold=0.5), gate_after)
+
+
+def test_a_gate_may_be_asked_after_several_states():
+    gate = dict(type='EntropyGate', threshold=0.5)
+    rounds = SpreadStates(4, gate, gate_after=2).rounds(3, SPACE, None)
+    assert next(rounds).images.tolist() == [0, 1, 2, 0, 1, 2]
+    confident = torch.tensor([False, True, False, False, False, True])
+    assert rounds.send(Feedback(confident=confident)).images.tolist() == [0, 0]
