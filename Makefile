@@ -2,6 +2,7 @@
 STACK ?= onedl
 PYTHON ?= python3
 SEEDS ?= 3
+LEARNED ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
@@ -65,7 +66,7 @@ audit: env
 	OMP_NUM_THREADS=1 $(PY) tools/audit_backbones.py --check --jobs $(WORKERS)
 
 demo: env
-	$(PY) tools/demo.py --seeds $(SEEDS)
+	$(PY) tools/demo.py --seeds $(SEEDS) $(if $(filter-out 0,$(LEARNED)),--learned)
 
 lint: env
 	$(PY) -m ruff check .

@@ -38,6 +38,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, default=3, help='trainings per model (default: 3)')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
     parser.add_argument('--data', type=Path, default=Path('data/digit_scenes'))
+    parser.add_argument(
+        '--learned', action='store_true', help='also train and test learned aggregation'
+    )
     parser.add_argument('--jobs', type=int, default=2, help='processes side by side (default: 2)')
     args = parser.parse_args()
     if args.seeds < 1 or args.jobs < 1:
@@ -82,6 +85,7 @@ def run_job(name: str, seed: int, args: argparse.Namespace, progress: Progress) 
     job = f'{name} {seed}'
     command = [sys.executable, '-W', 'ignore', str(JOB), name, str(seed)]
     command += ['--data', str(args.data), '--work-dir', str(folder)]
+    command += ['--learned'] if args.learned else []
     one_thread = os.environ | {'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with (
@@ -105,7 +109,7 @@ def table(args: argparse.Namespace, name: str) -> list[str]:
     runs = [read_json(job_folder(args, name, seed) / 'results.json') for seed in range(args.seeds)]
     plain = [run['plain'] for run in runs]
     lines = []
-    for variant in MODELS[name].variants(curve=False):
+    for variant in MODELS[name].variants(curve=False, learned=args.learned):
         results = [run[variant] for run in runs]
         metrics = [result['metric'] for result in results]
         gain = paired_interval([p['metric'] for p in plain], metrics)

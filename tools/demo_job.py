@@ -4,6 +4,7 @@ Started by ``tools/demo.py``; what exists and still fits is reused.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import logging
@@ -20,6 +21,8 @@ from mmengine.runner import Runner
 
 import mmdiscard
 from mmdiscard.engine import launch
+from mmdiscard.engine.aggregator_hook import RESULT
+from mmdiscard.engine.aggregator_training import load_base, training_config
 from mmdiscard.visualization import draw_panels
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'
@@ -30,14 +33,15 @@ class Model:
     """What the demo does with one of its models."""
 
     def __init__(
-        self, recommended: str, published: str | None, metric: str, budgets: tuple
+        self, recommended: str, published: str | None, learned: str, metric: str, budgets: tuple
     ) -> None:
         self.recommended = recommended
         self.published = published
+        self.learned = learned
         self.metric = metric
         self.budgets = budgets
 
-    def variants(self, curve: bool) -> dict[str, dict]:
+    def variants(self, curve: bool, learned: bool = False) -> dict[str, dict]:
         """Ways to test: name -> config to start from, and what to change in it."""
         variants = {
             'plain': dict(config=self.recommended, plain=True),
@@ -47,6 +51,8 @@ class Model:
         }
         if self.published:
             variants["paper's settings"] = dict(config=self.published)
+        if learned:
+            variants['learned aggregation'] = dict(config=self.learned)
         if curve:
             variants |= {
                 f'B={budget}': dict(config=self.recommended, budget=budget)
@@ -56,12 +62,26 @@ class Model:
 
 
 MODELS = {
-    'classifier': Model('classifier_greedy-b4.py', None, 'accuracy/top1', (1, 2, 4, 8, 16)),
+    'classifier': Model(
+        'classifier_greedy-b4.py',
+        None,
+        'classifier_attention-b4.py',
+        'accuracy/top1',
+        (1, 2, 4, 8, 16),
+    ),
     'segmentor_stride8': Model(
-        'segmentor_stride8_spread-b4.py', 'segmentor_stride8_greedy-b4.py', 'mIoU', (1, 2, 4, 8, 16)
+        'segmentor_stride8_spread-b4.py',
+        'segmentor_stride8_greedy-b4.py',
+        'segmentor_stride8_phase-b4.py',
+        'mIoU',
+        (1, 2, 4, 8, 16),
     ),
     'segmentor_mit': Model(
-        'segmentor_mit_spread-b4.py', 'segmentor_mit_greedy-b4.py', 'mIoU', (1, 2, 4, 8, 16)
+        'segmentor_mit_spread-b4.py',
+        'segmentor_mit_greedy-b4.py',
+        'segmentor_mit_phase-b4.py',
+        'mIoU',
+        (1, 2, 4, 8, 16),
     ),
 }
 
@@ -126,6 +146,22 @@ def train(name: str, data: Path, work_dir: Path, seed: int) -> tuple[Path, str]:
     return checkpoint, key
 
 
+def train_aggregator(cfg: Config, checkpoint: Path, trained: str) -> None:
+    """Train the aggregator of ``cfg``, unless this very one is there, and let ``cfg`` load it."""
+    folder = Path(cfg.work_dir).with_name('learned')
+    aggregator = cfg.custom_hooks[0].aggregator
+    aggregator.init_cfg.checkpoint = str(folder / RESULT)
+    key, done = fingerprint(trained, cfg, mmdiscard.__version__), folder / 'trained.json'
+    if read_json(done).get('fingerprint') != key or not (folder / RESULT).is_file():
+        learning = copy.deepcopy(cfg)
+        learning.work_dir = str(folder)
+        training_config(learning)
+        runner = launch.build_runner(learning, check_weights=False)
+        load_base(runner, str(checkpoint))
+        runner.train()
+        write_json(done, dict(fingerprint=key))
+
+
 def test(cfg: Config, checkpoint: Path, plain: bool = False, tta: bool = False, budget: int = 0):
     """Test once: all metrics, and the median seconds of a batch."""
     if plain:
@@ -142,18 +178,20 @@ def test(cfg: Config, checkpoint: Path, plain: bool = False, tta: bool = False, 
     return metrics, statistics.median(timer.seconds)
 
 
-def run(name: str, seed: int, data: Path, work_dir: Path) -> None:
+def run(name: str, seed: int, data: Path, work_dir: Path, learned: bool = False) -> None:
     """Train and test one model; add what is missing to its results."""
     model = MODELS[name]
     checkpoint, trained = train(name, data, work_dir, seed)
     results = read_json(work_dir / 'results.json')
-    for variant, how in model.variants(curve=seed == 0).items():
+    for variant, how in model.variants(seed == 0, learned).items():
         options = dict(how)
         cfg = load_config(options.pop('config'), data, work_dir / 'test', seed)
         key = fingerprint(trained, cfg, how, mmdiscard.__version__)
         if results.get(variant, {}).get('fingerprint') == key:
             continue
         print(f'demo: testing {variant}', flush=True)
+        if 'aggregator_training' in cfg:
+            train_aggregator(cfg, checkpoint, trained)
         cfg.log_level = logging.getLevelName(logging.WARNING)
         metrics, seconds = test(cfg, checkpoint, **options)
         metric = float(metrics[model.metric])
@@ -199,9 +237,10 @@ def main() -> None:
     parser.add_argument('seed', type=int)
     parser.add_argument('--data', type=Path, required=True)
     parser.add_argument('--work-dir', type=Path, required=True)
+    parser.add_argument('--learned', action='store_true')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    run(args.model, args.seed, args.data, args.work_dir)
+    run(args.model, args.seed, args.data, args.work_dir, args.learned)
 
 
 if __name__ == '__main__':
