@@ -69,8 +69,8 @@ class PhaseAggregator(LearnedAggregator):
         super().__init__(on, align, init_cfg)
         if not self.alignment.in_output_space:
             raise MMDiscardError(
-                f'PhaseAggregator weighs pixels of exactly aligned logits; got align={align!r}, use '
-                "align='exact' with on='logits'"
+                "PhaseAggregator weighs pixels of exactly aligned logits: use align='exact' with "
+                f"on='logits', not align={align!r}"
             )
         if not (phase or offset):
             raise MMDiscardError('PhaseAggregator has nothing to learn: phase and offset are off')
