@@ -3,12 +3,15 @@
 Builds the smallest variant of each with random weights, finds its subsampling groups, asks the
 translation oracle of each group, and searches four states. Writes docs/backbones.md, in about five
 minutes on two cores; with --check it writes nothing and fails if one that passed no longer does.
+With --only it renews the rows of some; the others stay.
 """
 
 import argparse
 import logging
 import multiprocessing
 import os
+import resource
+import signal
 import sys
 import time
 import warnings
@@ -24,13 +27,14 @@ from mmdiscard.engine.audit import audit, registered
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.visualization import backbone_table as table
 
+HANGS = 20  # so many times the limit, by the clock, is no longer working but waiting
 PAGE = Path(__file__).parents[1] / 'docs' / 'backbones.md'
 INTRODUCTION = """# Backbones
 
 Made by `python tools/audit_backbones.py`, which builds the smallest variant of every backbone with
 random weights, finds the groups, checks each with the [translation oracle](method.md), and searches
-four states through `mmdiscard.attach`. `--only NAME...` prints the rows of some;
-`--check` fails if a backbone that passed here no longer does.
+four states through `mmdiscard.attach`. `--only NAME...` renews the rows of some; `--check` writes
+nothing and fails if a backbone that passed here no longer does.
 
 A group reads stride·factor (error/effect): its input stride in image pixels, how much it
 subsamples, and how far it is from translating the image, 0 being exact and 1 not at all; below 0.5
@@ -57,10 +61,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--only', nargs='+', metavar='NAME', help='print the rows of these alone')
+    parser.add_argument('--only', nargs='+', metavar='NAME', help='audit these alone')
     parser.add_argument('--check', action='store_true', help='compare to docs/backbones.md')
     parser.add_argument('--jobs', type=int, default=2, help='side by side (default: 2)')
-    parser.add_argument('--limit', type=int, default=600, help='seconds for each (default: 600)')
+    parser.add_argument(
+        '--limit', type=int, default=600, help='seconds of processor time for each (default: 600)'
+    )
     return parser.parse_args()
 
 
@@ -83,15 +89,17 @@ def in_own_process(package: str, name: str, known: dict, limit: int) -> table.Ba
     """Audit one backbone; one that crashes or hangs costs its own row alone."""
     context = multiprocessing.get_context('fork')  # what was imported is shared
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(sender, package, name, known))
+    process = context.Process(target=work, args=(sender, package, name, known, limit))
     process.start()
     sender.close()
     try:
-        if receiver.poll(limit):
+        if receiver.poll(HANGS * limit):
             return receiver.recv()
         reason = f'took longer than {limit} s'
     except EOFError:
-        reason = 'the process died'
+        process.join()
+        late = process.exitcode == -signal.SIGXCPU
+        reason = f'took longer than {limit} s' if late else 'the process died'
     finally:
         process.kill()
         process.join()
@@ -99,7 +107,9 @@ def in_own_process(package: str, name: str, known: dict, limit: int) -> table.Ba
     return table.BackboneRecord(package, name, table.ABSENT, remark=reason)
 
 
-def work(sender, package: str, name: str, known: dict) -> None:
+def work(sender, package: str, name: str, known: dict, limit: int) -> None:
+    # Processor time: a machine that is busy with other things makes no backbone fail.
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     if why := NO_BACKBONES.get(package, {}).get(name):
         sender.send(table.BackboneRecord(package, name, table.ABSENT, remark=why))
         return
@@ -122,6 +132,14 @@ def audit_all(listed: list, jobs: int, limit: int) -> list[table.BackboneRecord]
     return [records[i] for i in range(len(listed))]
 
 
+def whole_page(records: list[table.BackboneRecord]) -> list:
+    """All rows in order: the new ones, and of the others those that the page has."""
+    rows = table.read_rows(PAGE.read_text()) if PAGE.exists() else {}
+    rows |= {(record.package, record.name): record for record in records}
+    listed = [(package, name) for package, name, _ in entries(None)]
+    return [rows[key] for key in listed if key in rows]
+
+
 def main() -> None:
     args = parse_args()
     warnings.simplefilter('ignore')
@@ -134,8 +152,8 @@ def main() -> None:
         if worse:
             names = ', '.join(f'{record.package} {record.name}' for record in worse)
             sys.exit(f'these backbones passed in {PAGE.name} and no longer do: {names}')
-    elif not args.only:
-        PAGE.write_text(table.page(records, INTRODUCTION))
+    else:
+        PAGE.write_text(table.page(whole_page(records), INTRODUCTION))
 
 
 if __name__ == '__main__':

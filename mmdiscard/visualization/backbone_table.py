@@ -63,7 +63,7 @@ class BackboneRecord:
         return f'| {self.package} | {self.name} | {self.result} | {groups} | {cost} | {remark} |'
 
 
-def summary(records: Sequence[BackboneRecord]) -> str:
+def summary(records: Sequence['BackboneRecord | WrittenRow']) -> str:
     """How many there are of each result, and the share of those that subsample."""
     counts = {result: sum(r.result == result for r in records) for result in RESULTS}
     good = counts[SEARCHED]
@@ -76,7 +76,7 @@ def summary(records: Sequence[BackboneRecord]) -> str:
     )
 
 
-def page(records: Sequence[BackboneRecord], introduction: str) -> str:
+def page(records: Sequence['BackboneRecord | WrittenRow'], introduction: str) -> str:
     """The whole page, in the order of ``records``."""
     rows = '\n'.join(record.row() for record in records)
     return (
@@ -93,6 +93,29 @@ def read_results(text: str) -> dict[tuple[str, str], tuple[str, int]]:
     return {
         (package, name): (result, groups.count('·') - groups.count('fails'))
         for package, name, result, groups in rows
+    }
+
+
+@dataclass(frozen=True)
+class WrittenRow:
+    """A row of a page, kept as it is."""
+
+    package: str
+    name: str
+    result: str
+    line: str
+
+    def row(self) -> str:
+        return self.line
+
+
+def read_rows(text: str) -> dict[tuple[str, str], WrittenRow]:
+    """The rows of a page that `page` wrote."""
+    cells = [(line, [cell.strip() for cell in line.split('|')]) for line in text.splitlines()]
+    return {
+        (cell[1], cell[2]): WrittenRow(*cell[1:4], line)
+        for line, cell in cells
+        if len(cell) == 8 and cell[3] in RESULTS
     }
 
 

@@ -16,6 +16,7 @@ from mmdiscard.visualization.backbone_table import (
     GroupRecord,
     page,
     read_results,
+    read_rows,
     regressions,
 )
 
@@ -133,6 +134,11 @@ def test_a_page_is_read_as_it_was_written():
     text = page(RECORDS, '# Title\n')
     assert '1 of 3 (33 %)' in text and '1·2 (0.01)' in text
     assert read_results(text) == {(r.package, r.name): (r.result, len(r.groups)) for r in RECORDS}
+
+
+def test_rows_of_a_page_are_kept_as_they_are():
+    text = page(RECORDS, '# Title\n')
+    assert page(list(read_rows(text).values()), '# Title\n') == text
 
 
 @pytest.mark.parametrize(
