@@ -278,4 +278,7 @@ class Ensemble:
 
 def ensemble_of(model: Any) -> Ensemble | None:
     """The ensemble that is attached to a model, or to what it wraps; None if there is none."""
-    return getattr(unwrap(model), ATTACHED, None)
+    try:
+        return getattr(unwrap(model), ATTACHED, None)
+    except MMDiscardError:  # a model that cannot be attached to can still be augmented
+        return None

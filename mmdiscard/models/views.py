@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MMDiscardError
-from .adapters import unwrap
 from .ensemble import Ensemble, ensemble_of
 
 VIEW = 'view'  # the meta information under which a sample keeps the name of its view
@@ -95,7 +94,7 @@ def read_classifier(model: nn.Module, view: Any, joint: bool = False) -> list[Vi
         joint: whether the weight of the states is wanted.
     """
     ensemble = ensemble_of(model)
-    with _heard(getattr(unwrap(model), 'head', None)) as heard:
+    with _heard(getattr(model, 'head', None)) as heard:
         samples = model.test_step(view)
     logits = heard[-1] if heard and len(heard[-1]) == len(samples) else None
     weights = _weights(ensemble) if joint else None
@@ -143,10 +142,10 @@ def read_segmentor(model: nn.Module, view: Any, joint: bool = False) -> list[Vie
     The weights of states are maps, which have to be flipped, resized and put together from windows
     as the logits are: they go the same way, as one more class.
     """
-    inner, ensemble = unwrap(model), ensemble_of(model)
+    ensemble = ensemble_of(model)
     carries = joint and ensemble is not None and ensemble.aggregator.weighs_confidence
     carries = carries and ensemble.budget > 1
-    with _weight_as_class(inner, ensemble) if carries else _nothing():
+    with _weight_as_class(ensemble) if carries else _nothing():
         samples = model.test_step(view)
     return [_segmented(sample, carries) for sample in samples]
 
@@ -169,8 +168,9 @@ def _segmented(sample: Any, carries: bool) -> ViewOutput:
 
 
 @contextmanager
-def _weight_as_class(model: nn.Module, ensemble: Ensemble) -> Iterator[None]:
+def _weight_as_class(ensemble: Ensemble) -> Iterator[None]:
     """Let a segmentor put the weight of states behind its logits, as one more class."""
+    model = ensemble.adapter.model
     predict, classes = model.encode_decode, model.out_channels
 
     def encode_decode(inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:

@@ -113,6 +113,22 @@ def test_unknown_mergers_are_refused():
         DiscardClsTTA(classifier(), merger=dict(type='Vote'))
 
 
+@torch.no_grad()
+def test_models_that_cannot_be_attached_to_can_be_augmented():
+    class Unknown(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = classifier()
+
+        def test_step(self, data):
+            return self.inner.test_step(data)
+
+    torch.manual_seed(0)
+    expected = cls_result(DiscardClsTTA(classifier(), merger=fitted('AugTTAMerger')))
+    found = cls_result(DiscardClsTTA(Unknown(), merger=fitted('AugTTAMerger')))
+    torch.testing.assert_close(found, expected)  # logarithms in the place of logits
+
+
 # ------------------------------------------------------------------------------- with states inside
 TTA_MODELS = {
     'AverageClsScoreTTA': (AverageClsScoreTTA, classifier, cls_result),
