@@ -23,6 +23,18 @@ UNSAID = ('budgets', 'methods', 'device', 'threads', 'out', 'figure')  # the tab
 FAST = ['plain', 'search', 'spread', 'deepest']
 
 
+NAMED_MODELS = {
+    'resnet50': benchmark.NamedModel('mmpretrain::resnet/resnet50_8xb32_in1k.py', (224, 224), 8),
+    'mit_b0': benchmark.NamedModel(
+        'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', (512, 512), 2
+    ),
+    # Its dilated backbone subsamples three times, so that there is but one inner group.
+    'deeplabv3_r50': benchmark.NamedModel(
+        'mmseg::deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024.py', (512, 1024), 1, 'all'
+    ),
+}
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -31,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('config', nargs='?', help='a config; its SubsamplingSearchHook, if any, is measured')
     add(
         '--model',
-        help=f'instead of a config: {", ".join(benchmark.NAMED_MODELS)}, or a config of an MM '
+        help=f'instead of a config: {", ".join(NAMED_MODELS)}, or a config of an MM '
         'package, such as mmpretrain::resnet/resnet18_8xb32_in1k.py',
     )
     add('--budgets', type=int, nargs='+', default=[4, 10, 15], help='numbers of states, B')
@@ -88,7 +100,7 @@ def make_bench(args: argparse.Namespace) -> Workbench:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = benchmark.check_device(args.device)
-    cfg, known = benchmark.read_model_config(args.config or args.model)
+    cfg, known = benchmark.read_model_config(args.config or args.model, NAMED_MODELS)
     launch.apply_options(cfg, args.cfg_options, args.config or args.model)
     if args.classes:
         benchmark.set_classes(cfg.model, args.classes)

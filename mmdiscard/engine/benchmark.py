@@ -45,27 +45,17 @@ class NamedModel:
     groups: str = 'inner'
 
 
-NAMED_MODELS = {
-    'resnet50': NamedModel('mmpretrain::resnet/resnet50_8xb32_in1k.py', (224, 224), 8),
-    'mit_b0': NamedModel(
-        'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', (512, 512), 2
-    ),
-    # Its dilated backbone subsamples three times, so that there is but one inner group.
-    'deeplabv3_r50': NamedModel(
-        'mmseg::deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024.py', (512, 1024), 1, 'all'
-    ),
-}
 OTHERS = {'mmpretrain': ((224, 224), 8), 'mmseg': ((512, 512), 1)}
 
 
 # --------------------------------------------------------------------------------------- the model
-def read_model_config(name: str) -> tuple[Config, NamedModel]:
-    """The config that a path, a name of `NAMED_MODELS`, or ``package::path`` stands for.
+def read_model_config(name: str, named: Mapping[str, NamedModel]) -> tuple[Config, NamedModel]:
+    """The config that a path, a key of ``named``, or ``package::path`` stands for.
 
     Raises:
         MMDiscardError: if there is none, or it cannot be read.
     """
-    known = NAMED_MODELS.get(name)
+    known = named.get(name)
     where = known.config if known else name
     cfg = _packaged_config(where) if '::' in where else launch.read_config(where)
     scope = launch.package_of(cfg, where)
@@ -78,7 +68,7 @@ def _packaged_config(where: str) -> Config:
     except Exception as error:  # MMEngine and the package raise whatever comes to hand
         raise MMDiscardError(
             f'cannot read {where}: {type(error).__name__}: {error}; it has to be the path of a '
-            f'config within its package, or one of {", ".join(NAMED_MODELS)}'
+            'config within its package'
         ) from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdiscard.engine import launch
+from mmdiscard.engine import benchmark, launch
 from mmdiscard.engine.contenders import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +131,10 @@ def test_groups_by_name_or_position(tool):
 )
 def test_mistakes(fails, argv, said):
     assert said in fails(*argv)
+
+
+def test_named_models_are_there(tool):
+    for name, known in tool.NAMED_MODELS.items():
+        cfg, found = benchmark.read_model_config(name, tool.NAMED_MODELS)
+        assert cfg.model.backbone
+        assert found is known
