@@ -2,7 +2,12 @@ import mmengine.config.config
 import pytest
 import torch
 import yapf.yapflib.yapf_api
+from hypothesis import settings
 from mmengine.registry import DefaultScope
+
+# The same examples in every run: a test that fails, fails for everybody.
+settings.register_profile('mmdiscard', derandomize=True)
+settings.load_profile('mmdiscard')
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -18,6 +23,12 @@ def unformatted_logs():
         for module in (yapf.yapflib.yapf_api, mmengine.config.config):
             patch.setattr(module, 'FormatCode', lambda text, **style: (text, False), raising=False)
         yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_scope_of_another_module():
+    """What a module's own fixtures build is built before `fresh_globals` comes to a test."""
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(autouse=True)
