@@ -1,17 +1,4 @@
 # The demo's classifier, searched and merged as in the paper.
-_base_ = [
-    './classifier.py',
-    '../_base_/runtime.py',
-    '../_base_/search/greedy_b4.py',
-    '../_base_/aggregators/entropy_features_bilinear.py',
-]
+_base_ = ['./classifier.py', '../_base_/mmdiscard/greedy-b4.py']
 
-custom_hooks = [
-    dict(
-        type='mmdiscard.SubsamplingSearchHook',
-        subsampling=dict(groups='inner'),
-        search=_base_.search,
-        aggregator=_base_.aggregator,
-    )
-]
 tta_model = dict(_delete_=True, type='mmdiscard.DiscardClsTTA')
