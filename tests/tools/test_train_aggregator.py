@@ -44,6 +44,7 @@ model = dict(backbone=dict(stem_channels=4, base_channels=4), head=dict(in_chann
 """
 SEGMENTOR = """
 custom_imports = dict(imports=['mmdiscard'], allow_failed_imports=False)
+model = dict(data_preprocessor=dict(size=(64, 64)))
 custom_hooks[0]['subsampling']['groups'] = [-1]
 custom_hooks[0]['search'] = dict(type='SpreadStates', budget=3)
 aggregator_training['search'] = dict(type='SpreadStates', budget=4)
