@@ -34,6 +34,7 @@ from .progress import Progress, say
 from .views import LabelledViews, tta_model
 
 PLAIN = 'plain'
+ALONE = 'mmdiscard, one view'
 #: row of the table -> merger
 ROWS = {
     'mean': 'MeanMerger',
@@ -218,8 +219,8 @@ class _Level:
             for row, name in ROWS.items():
                 merger = _merger(name, names[:views], logits[:, :views], labels)
                 cells[row, budget] = _Cell(merger, views)
-        if self.level == 1:
-            cells[PLAIN, 1] = _Cell(_merger('MeanMerger', names[:1], logits, labels), 1)
+        one_view = (PLAIN if self.level == 1 else ALONE, self.level)
+        cells[one_view] = _Cell(_merger('MeanMerger', names[:1], logits, labels), 1)
         return cells
 
     @torch.no_grad()

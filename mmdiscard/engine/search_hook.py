@@ -111,12 +111,12 @@ class SubsamplingSearchHook(Hook):
         runner.logger.info(f'mmdiscard: searching {self.ensemble.budget} states over {names}')
 
     def _finish(self, runner: Runner, num_images: int) -> None:
-        groups, cost_model = self.ensemble.groups, self.ensemble.cost_model
-        self.ensemble.detach()
-        self.ensemble = None
+        ensemble, self.ensemble = self.ensemble, None
+        ensemble.detach()
         records = collect_results(self._records, num_images, device='cpu')
         if is_main_process():
-            runner.logger.info(describe(groups, records, cost_model))
+            told = describe(ensemble.groups, records, ensemble.cost_model, ensemble.divisor)
+            runner.logger.info(told)
             if self.dump:
                 _write_lines(Path(runner.log_dir) / self.dump, records)
         if self.dump:
@@ -135,6 +135,7 @@ def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
                 else result.scores[index][: result.counts[index]].tolist(),
                 'cost': round(float(result.costs[index]), 4),
                 'bound': round(float(result.bounds[index]), 4),
+                'size': list(result.size),
             }
             for result in results
             if result.counts[index]  # where views and states compete, an image may go without

@@ -1,7 +1,8 @@
 """What a test run says about its search."""
 
+import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..execution import CostModel
 from ..subsampling import SubsamplingGroup
@@ -10,14 +11,20 @@ SHOWN = 5
 
 
 def describe(
-    groups: Sequence[SubsamplingGroup], records: Sequence[dict], cost_model: CostModel
+    groups: Sequence[SubsamplingGroup],
+    records: Sequence[dict],
+    cost_model: CostModel,
+    divisor: tuple[int, int],
 ) -> str:
     """A few lines on groups searched, states per image, cost, and which states won.
 
+    Where images are cut into cells that do not fit them, a line names the cure.
+
     Args:
         groups: the searched groups.
-        records: per image a list of passes with states, scores and cost.
+        records: per image a list of passes with states, scores, cost and size.
         cost_model: of the model.
+        divisor: what the sides of an image should be multiples of.
     """
     passes = [entry for record in records for entry in record['passes']]
     lines = ['mmdiscard summary', f'  groups searched: {"; ".join(map(_group, groups))}']
@@ -36,6 +43,7 @@ def describe(
             'every prefix of the states is computed once)',
             f'  {_segments(groups, cost_model)}',
             f'  {_winners(passes)}',
+            *_uneven(passes, divisor),
         ]
     return '\n'.join(lines)
 
@@ -60,6 +68,16 @@ def _bin(count: int) -> tuple[int, int]:
 
 def _range(first: int, last: int) -> str:
     return str(first) if first == last else f'{first}-{last}'
+
+
+def _uneven(passes: Sequence[dict], divisor: tuple[int, int]) -> Iterator[str]:
+    uneven = sum(any(map(operator.mod, entry['size'], divisor)) for entry in passes)
+    if uneven:
+        yield (
+            f'  sizes: {uneven / len(passes):.1%} of the images have a side that the stride of '
+            f'{max(divisor)} does not divide, so the model stretches its maps; to pad, set '
+            f'model.data_preprocessor.test_cfg.size_divisor={max(divisor)}'
+        )
 
 
 def _segments(groups: Sequence[SubsamplingGroup], cost_model: CostModel) -> str:

@@ -32,6 +32,8 @@ class ModelAdapter:
 
     #: whether logits are maps, ``(M, K, H, W)``
     dense = False
+    #: whether maps are resized to the image, which stretches those whose stride does not divide it
+    stretches_maps = False
     #: what a prediction does not use, as prefixes of state-dict keys
     unused_in_test: tuple[str, ...] = ()
     #: how states are merged unless the user says otherwise
@@ -159,6 +161,10 @@ class SegmentorAdapter(ModelAdapter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._encode_decode = model.encode_decode
+
+    @property
+    def stretches_maps(self) -> bool:
+        return not self.model.align_corners
 
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
         with self.seam.feeding(levels):

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..aggregation import Evaluation
 from ..execution import Computed, Levels
 from ..search import Feedback, Rows, SearchRounds, Signals
+from .results import SearchResult, search_result
 
 if TYPE_CHECKING:
     from .ensemble import Ensemble
@@ -114,6 +115,11 @@ class Batch:
             self.merged(), lambda levels: self._head(levels, whole)
         )
 
+    def result(self) -> SearchResult:
+        """What was asked for and found."""
+        size = tuple(self.images.shape[2:])
+        return search_result(self.asked, self.answers, self.costs, self.ensemble.prices, size)
+
     def _converse(self, rounds: SearchRounds, answer: Any) -> None:
         rows = next(rounds)
         while True:
@@ -190,5 +196,5 @@ def _in_order(parts: list[tuple[Tensor, Feedback]]) -> Feedback:
 def image_keys(images: Tensor) -> Tensor:
     """A number per image that depends on its content alone: ``(N, 3, H, W)`` -> ``(N,)`` long."""
     step = max(1, min(images.shape[2:]) // 16)
-    sample = images[:, :, ::step, ::step].float().cpu().numpy()
+    sample = images[:, :, ::step, ::step].detach().float().cpu().numpy()
     return torch.tensor([zlib.crc32(image.tobytes()) for image in sample])

@@ -28,7 +28,7 @@ from ..subsampling.backbone import blank_image, inference_mode
 from .adapters import ATTACHED, ModelAdapter, Predict, unwrap
 from .batch import Batch
 from .merge_target import check_attention, merge_target
-from .results import SearchResult, StateOutputs, search_result
+from .results import SearchResult, StateOutputs
 
 
 class Ensemble:
@@ -105,6 +105,13 @@ class Ensemble:
         """What a file made for this model and these groups must find again."""
         model, backbone = self.adapter.model, self.adapter.backbone
         return Fingerprint.of(model, backbone, self.groups, self._input_size)
+
+    @property
+    def divisor(self) -> tuple[int, int]:
+        """Images with sides that this divides are cut into whole cells; ``(1, 1)`` for any size."""
+        if not self.adapter.stretches_maps:
+            return 1, 1
+        return tuple(map(max, zip(*self.geometry.strides, strict=True)))
 
     @cached_property
     def budget(self) -> int:
@@ -246,7 +253,7 @@ class Ensemble:
         batch.follow(self.search.rounds(len(images), self.space, self.prices))
         logits = batch.logits()
         self.weight = batch.weight
-        self.last = search_result(batch.asked, batch.answers, batch.costs, self.prices)
+        self.last = batch.result()
         for listener in self.listeners:
             listener(self.last)
         return logits

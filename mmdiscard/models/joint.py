@@ -15,7 +15,7 @@ from ..search.joint import JointSearch
 from .adapters import unwrap
 from .batch import Batch
 from .ensemble import Ensemble, ensemble_of
-from .results import SearchResult, search_result
+from .results import SearchResult
 from .views import naming
 
 
@@ -144,7 +144,7 @@ class ViewLogits:
 
 def _publish(ensemble: Ensemble, batch: Batch, taken: Tensor) -> SearchResult:
     """Tell the ensemble's listeners what became of one view; of images without it, nothing did."""
-    result = search_result(batch.asked, batch.answers, batch.costs, ensemble.prices)
+    result = batch.result()
     ensemble.last = replace(result, costs=result.costs * taken, bounds=result.bounds * taken)
     for listener in ensemble.listeners:
         listener(ensemble.last)

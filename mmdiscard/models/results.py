@@ -23,6 +23,7 @@ class SearchResult:
         costs: ``(N,)`` multiply-accumulates of each image, in units of one plain forward.
         bounds: ``(N,)`` the least they could be: every distinct prefix of the states computed once,
             and the head run as often as the aggregator and the criterion ask for.
+        size: height and width of the images, as the model saw them.
     """
 
     states: Tensor
@@ -30,6 +31,7 @@ class SearchResult:
     counts: Tensor
     costs: Tensor
     bounds: Tensor
+    size: tuple[int, int]
 
     @property
     def cost(self) -> float:
@@ -56,7 +58,11 @@ class StateOutputs:
 
 
 def search_result(
-    asked: Sequence[Rows], answers: Sequence[Feedback], costs: Tensor, prices: Prices
+    asked: Sequence[Rows],
+    answers: Sequence[Feedback],
+    costs: Tensor,
+    prices: Prices,
+    size: tuple[int, int],
 ) -> SearchResult:
     """Sort what was asked for, in rounds, by image.
 
@@ -65,6 +71,7 @@ def search_result(
         answers: what the search was told of them.
         costs: ``(N,)`` in plain forwards.
         prices: of states, for the bound.
+        size: of the images.
     """
     images = torch.cat([rows.images for rows in asked])
     by_image = images.argsort(stable=True)
@@ -84,4 +91,5 @@ def search_result(
         counts=counts,
         costs=costs,
         bounds=torch.tensor([bounds[own] for own in sets], dtype=torch.float64),
+        size=size,
     )

@@ -179,4 +179,4 @@ class _Trees:
 
 def _finite(scores: torch.Tensor) -> np.ndarray:
     """Scores that compare: a broken prediction (NaN) is the worst, not the best."""
-    return np.nan_to_num(scores.numpy(), nan=WORST, posinf=WORST)
+    return np.nan_to_num(scores.detach().numpy(), nan=WORST, posinf=WORST)

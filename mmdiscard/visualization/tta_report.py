@@ -11,6 +11,7 @@ from .figures import _pyplot, _save
 from .statistics import Interval, paired_interval
 
 PLAIN = 'plain'
+ALONE = 'mmdiscard, one view'
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class ComparedModel:
         """Names of the mergers."""
         return [row for row in self.runs[0]['1']['rows'] if row != PLAIN]
 
+    def alone(self, budget: int) -> list[float]:
+        """The metric of one view with as many states as each view has at a total budget."""
+        level = str(self.states[budget])
+        return [run[level]['rows'][ALONE][level] for run in self.runs]
+
     def metrics(self, row: str, budget: int, with_states: bool) -> list[float]:
         """The metric of a row, per checkpoint."""
         level = str(self.states[budget]) if with_states else '1'
@@ -44,10 +50,11 @@ class ComparedModel:
 
     def cost(self, budget: int, with_states: bool) -> float:
         """Plain forwards that a total budget costs."""
-        if not with_states:
-            return budget
-        states = self.states[budget]
-        return budget // states * statistics.fmean(run[str(states)]['cost'] for run in self.runs)
+        return budget // self.states[budget] * self.cost_of_view(budget) if with_states else budget
+
+    def cost_of_view(self, budget: int) -> float:
+        """Plain forwards that one view costs with its states."""
+        return statistics.fmean(run[str(self.states[budget])]['cost'] for run in self.runs)
 
 
 def tables(model: ComparedModel) -> list[str]:
@@ -66,6 +73,7 @@ def _all_rows(model: ComparedModel) -> list[str]:
         f'| method | {head} |',
         f'|---|{"---:|" * len(model.states)}',
         f'| plain | {" | ".join([f"{plain:.2f}"] + [""] * (len(model.states) - 1))} |',
+        f'| {ALONE} | {" | ".join(_alone(model, budget) for budget in model.states)} |',
     ]
     for row in model.rows:
         for with_states in (False, True):
@@ -77,8 +85,16 @@ def _all_rows(model: ComparedModel) -> list[str]:
     return lines
 
 
+def _alone(model: ComparedModel, budget: int) -> str:
+    states, cost = model.states[budget], model.cost_of_view(budget)
+    return f'{_with_gain(model, model.alone(budget))}, {states} states, cost {cost:.1f}'
+
+
 def _cell(model: ComparedModel, row: str, budget: int, with_states: bool) -> str:
-    metrics = model.metrics(row, budget, with_states)
+    return _with_gain(model, model.metrics(row, budget, with_states))
+
+
+def _with_gain(model: ComparedModel, metrics: Sequence[float]) -> str:
     return f'{statistics.fmean(metrics):.2f} ({paired_interval(model.plain, metrics)})'
 
 

@@ -11,7 +11,7 @@ from mmdiscard import MMDiscardError
 from mmdiscard.engine import compare_tta, launch
 from mmdiscard.engine.compare_tta import Plan, compare, pipeline_of
 from mmdiscard.engine.views import LabelledViews
-from mmdiscard.visualization.tta_report import ComparedModel, added, tables
+from mmdiscard.visualization.tta_report import ALONE, ComparedModel, added, tables
 
 ROOT = Path(__file__).parents[2]
 POLICY = dict(type='StandardPolicy', flips=False)
@@ -48,12 +48,13 @@ def test_cells_are_what_the_test_loop_finds(
     cells = {
         ('1', '4', 'mean'): (4, 'MeanMerger', 1),
         ('2', '4', 'entropy'): (2, 'EntropyMerger', 2),
+        ('2', '2', compare_tta.ALONE): (1, 'MeanMerger', 2),
     }
     for (level, budget, row), how in cells.items():
         expected = found_by_the_loop(demo_model, name, variant, *how)[metric]
         assert results[level]['rows'][row][budget] == pytest.approx(expected, abs=1e-4)
     assert list(results['1']['rows']['plain']) == ['1']
-    assert set(results['2']['rows']) == set(compare_tta.ROWS)
+    assert set(results['2']['rows']) == {*compare_tta.ROWS, compare_tta.ALONE}
     assert results['1']['cost'] == 1
     assert 1 < results['2']['cost'] < 3
     monkeypatch.delattr(compare_tta._Level, '_measure')  # what is there is not computed again
@@ -86,7 +87,10 @@ def test_searches_without_a_budget_are_refused(demo_model, tmp_path):
 # -------------------------------------------------------------------------------------- the report
 def run(plain, mean, with_states):
     rows = {'plain': {'1': plain}, 'mean': {'4': mean, '8': mean}}
-    other = {'mean': {'4': with_states}}, {'mean': {'8': with_states + 1}}
+    other = (
+        {'mean': {'4': with_states}, ALONE: {'2': with_states}},
+        {'mean': {'8': with_states + 1}, ALONE: {'4': with_states}},
+    )
     return {
         '1': dict(cost=1.0, rows=rows),
         '2': dict(cost=1.5, rows=other[0]),
@@ -99,6 +103,8 @@ def test_tables_pair_what_belongs_together():
     model = ComparedModel('a model', runs, {4: 2, 8: 4})
     text = '\n'.join(tables(model))
     assert '| plain | 50.00 |  |' in text
+    alone = '52.00 (+2.00 ± 2.48)'
+    assert f'view | {alone}, 2 states, cost 1.5 | {alone}, 4 states, cost 2.5 |' in text
     assert '| mean | 51.00 (+1.00 ± 2.48) | 51.00 (+1.00 ± 2.48) |' in text
     assert '| mean + mmdiscard | 52.00 (+2.00 ± 2.48) | 53.00 (+3.00 ± 2.48) |' in text
     assert '| cost of TTA + mmdiscard, plain forwards | 3.0 | 5.0 |' in text

@@ -9,11 +9,12 @@ GROUPS = [
     SubsamplingGroup('embed', (), (4, 4), (8, 8)),
 ]
 COST = CostModel(before=(0.2, 0.5), backbone=0.9, macs=4_000_000_000)
-describe = partial(summary.describe, cost_model=COST)
+describe = partial(summary.describe, cost_model=COST, divisor=(32, 32))
 
 
-def entry(scores, cost=2.0, states=((0, 0), (1, 2))):
-    return dict(states=[list(s) for s in states], scores=scores, cost=cost, bound=cost)
+def entry(scores, cost=2.0, states=((0, 0), (1, 2)), size=(96, 64)):
+    states = [list(s) for s in states]
+    return dict(states=states, scores=scores, cost=cost, bound=cost, size=list(size))
 
 
 def record(*passes):
@@ -63,3 +64,12 @@ def test_only_the_most_frequent_winners_are_listed():
 def test_without_scores_nothing_wins():
     text = describe(GROUPS, [record(entry(None))])
     assert 'states are the same for every image' in text
+
+
+def test_images_that_the_stride_does_not_divide_are_counted():
+    records = [record(entry(None, size=size)) for size in ((96, 64), (100, 64), (96, 96), (64, 1))]
+    text = describe(GROUPS, records)
+    assert '50.0% of the images have a side that the stride of 32 does not divide' in text
+    assert 'model.data_preprocessor.test_cfg.size_divisor=32' in text
+    assert 'divide' not in describe(GROUPS, records[::2])
+    assert 'divide' not in describe(GROUPS, records, divisor=(1, 1))

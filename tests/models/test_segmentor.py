@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from small_models import (
     OCR_HEAD,
     SEGFORMER_HEAD,
     SMALL_MIT,
+    SMALL_RESNET,
     assert_near,
+    classifier,
     images,
     randomize,
     seg_samples,
@@ -20,6 +24,7 @@ import mmdiscard
 from mmdiscard.subsampling import StateHooks
 
 SIZE = (64, 80)
+GREEDY = dict(type='GreedySearch', budget=5)
 SLIDE = dict(mode='slide', crop_size=(48, 48), stride=(32, 32))
 BINARY = dict(num_classes=2, out_channels=1, threshold=0.3)
 MODELS = {
@@ -122,6 +127,30 @@ def test_images_of_a_batch_go_their_own_ways_as_if_alone():
             assert torch.equal(ensemble.last.states[0], states[image])
             assert_near(together[image : image + 1], alone)
     assert len({str(state.tolist()) for state in states}) > 1
+
+
+@pytest.mark.parametrize(
+    'build, divisor',
+    [
+        (segmentor, 8),
+        (partial(segmentor, **MODELS['MiT']), 32),
+        (partial(segmentor, backbone=SMALL_RESNET), 32),
+        (partial(segmentor, **MODELS['align_corners']), 1),
+        (classifier, 1),
+    ],
+)
+def test_the_coarsest_stride_says_which_sizes_fit(build, divisor):
+    with mmdiscard.attach(build(), dict(groups='all'), GREEDY) as ensemble:
+        assert ensemble.divisor == (divisor, divisor)
+
+
+def test_gradients_may_be_on():
+    with mmdiscard.attach(segmentor(), dict(groups='all'), GREEDY) as ensemble:
+        found = ensemble.predict(images(1, SIZE))
+        with torch.no_grad():
+            assert torch.equal(found, ensemble.predict(images(1, SIZE)))
+        assert found.requires_grad
+        assert ensemble.last.size == SIZE
 
 
 def test_evaluate_gives_levels_and_dense_logits():

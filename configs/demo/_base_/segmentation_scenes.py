@@ -24,6 +24,8 @@ data_preprocessor = dict(
     size=(96, 96),
     pad_val=0,
     seg_pad_val=255,
+    # Views of other sizes: a side that the coarsest stride does not divide would stretch the maps.
+    test_cfg=dict(size_divisor=32),
 )
 
 train_pipeline = [
