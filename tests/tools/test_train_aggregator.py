@@ -110,8 +110,8 @@ def same(one, other):
     )
 
 
-def test_a_trained_aggregator_is_small_and_is_used_by_a_test(write, train, tmp_path):
-    config, checkpoint = write('whole')
+def test_a_trained_aggregator_is_small_and_tests_with_any_budget(write, train, tmp_path):
+    config, checkpoint = write('whole', more="aggregator_training['search']['budget'] = 30")
     found = train(config, checkpoint)
     assert (tmp_path / 'work' / 'aggregator.pth').stat().st_size < 20_000
     assert set(found) == {'state_dict', ENTRY, 'meta'}
@@ -119,7 +119,7 @@ def test_a_trained_aggregator_is_small_and_is_used_by_a_test(write, train, tmp_p
     assert not (tmp_path / 'work' / 'feature_cache').exists()
     trained = f"""dict(type='AttentionAggregator', init_cfg=dict(
         type='Pretrained', checkpoint='{tmp_path}/work/aggregator.pth'))"""
-    for budget in (1, 30):
+    for budget in (1, 4, 10, 30):
         config, _ = write(
             'test', kind=trained, more=f"custom_hooks[0]['search']['budget'] = {budget}"
         )
