@@ -37,6 +37,7 @@ test_dataloader = dict(
         pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
 test_cfg = dict()
 test_evaluator = dict(type='Accuracy')
+model_wrapper_cfg = dict(type='MMDistributedDataParallel', find_unused_parameters=True)
 custom_hooks = [
     dict(
         type='mmdiscard.SubsamplingSearchHook',

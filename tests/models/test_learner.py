@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.runner import autocast
 from small_models import (
     assert_near,
     classifier,
@@ -58,6 +59,21 @@ def test_gradients_reach_the_aggregator_alone_and_the_base_stays_as_it_is(
     assert not any(module.training for module in model.base.modules())
     after = model.base.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize(('make', 'aggregator', 'samples'), CASES)
+def test_mixed_precision_learns_much_the_same(make, aggregator, samples):
+    model = learner(make(), aggregator).train()
+    found = []
+    for enabled in (False, True):
+        with autocast(device_type='cpu', dtype=torch.bfloat16, enabled=enabled):
+            loss, _ = model.parse_losses(model.loss(images(4), samples(4)))
+        model.zero_grad()
+        loss.backward()
+        found.append((loss.item(), [parameter.grad for parameter in model.parameters()]))
+    (exact, _), (mixed, gradients) = found
+    assert mixed == pytest.approx(exact, rel=0.05) and mixed != exact
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
 
 
 def test_checkpoints_hold_the_aggregator_alone():

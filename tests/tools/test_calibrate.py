@@ -126,8 +126,9 @@ def loss_on_val(config, checkpoint, states, images):
     with torch.no_grad(), mmdiscard.attach(runner.model, **settings) as ensemble:
         for batch in runner.build_dataloader(cfg.val_dataloader):
             data = runner.model.data_preprocessor(batch, False)
-            logits = ensemble.predict(data['inputs'])
             labels = torch.cat([sample.gt_sem_seg.data for sample in data['data_samples']])
+            height, width = labels.shape[1:]  # the images are padded, below and on the right
+            logits = ensemble.predict(data['inputs'])[..., :height, :width]
             losses += F.cross_entropy(logits, labels.long(), reduction='none').flatten(1).mean(1)
     return float(torch.stack(losses)[images].mean())
 
