@@ -27,14 +27,13 @@ from ..models import attach
 from ..models.views import split_views, view_names
 from ..registry import MERGERS, build
 from ..version import __version__
+from ..visualization.tta_report import ALONE, PLAIN
 from .fit_tta import FitRequest, cached_logits
 from .launch import test_dataset
 from .loaded import digest, load_runner, search_settings
 from .progress import Progress, say
 from .views import LabelledViews, tta_model
 
-PLAIN = 'plain'
-ALONE = 'mmdiscard, one view'
 #: row of the table -> merger
 ROWS = {
     'mean': 'MeanMerger',

@@ -156,6 +156,12 @@ class Ensemble:
         batch = Batch(self, images, context)
         yield from batch.evaluations(each_of(states, torch.arange(len(images))))
 
+    def publish(self, result: SearchResult) -> None:
+        """Keep what became of a batch, and tell the listeners."""
+        self.last = result
+        for listener in self.listeners:
+            listener(result)
+
     def use(self, search: Search) -> None:
         """Search otherwise from now on.
 
@@ -253,9 +259,7 @@ class Ensemble:
         batch.follow(self.search.rounds(len(images), self.space, self.prices))
         logits = batch.logits()
         self.weight = batch.weight
-        self.last = batch.result()
-        for listener in self.listeners:
-            listener(self.last)
+        self.publish(batch.result())
         return logits
 
     def _lower(self, limits: Limits) -> None:

@@ -145,9 +145,7 @@ class ViewLogits:
 def _publish(ensemble: Ensemble, batch: Batch, taken: Tensor) -> SearchResult:
     """Tell the ensemble's listeners what became of one view; of images without it, nothing did."""
     result = batch.result()
-    ensemble.last = replace(result, costs=result.costs * taken, bounds=result.bounds * taken)
-    for listener in ensemble.listeners:
-        listener(ensemble.last)
+    ensemble.publish(replace(result, costs=result.costs * taken, bounds=result.bounds * taken))
     return ensemble.last
 
 
