@@ -63,10 +63,10 @@ test: env
 
 # Every backbone again; fails if one that passed in docs/backbones.md no longer does.
 audit: env
-	OMP_NUM_THREADS=1 $(PY) tools/audit_backbones.py --check --jobs $(WORKERS)
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.backbones.run --check --jobs $(WORKERS)
 
 demo: env
-	$(PY) tools/demo.py --seeds $(SEEDS) $(if $(filter-out 0,$(LEARNED)),--learned)
+	$(PY) -m benchmarks.demo.run --seeds $(SEEDS) $(if $(filter-out 0,$(LEARNED)),--learned)
 
 lint: env
 	$(PY) -m ruff check .

@@ -18,23 +18,28 @@ from .errors import MMDiscardError
 
 SCOPE = 'mmdiscard'
 
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmdiscard.engine'])
-TRANSFORMS = Registry(
-    'transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=['mmdiscard.datasets']
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmdiscard.engine', 'mmdiscard.learned']
 )
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mmdiscard.models'])
+TRANSFORMS = Registry(
+    'transform', parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=['mmdiscard.tta']
+)
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mmdiscard.tta', 'mmdiscard.learned']
+)
 DATASETS = Registry(
-    'dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['mmdiscard.datasets']
+    'dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['mmdiscard.learned']
 )
 
 SEARCHES = Registry('search', scope=SCOPE, locations=['mmdiscard.search'])
 CRITERIA = Registry('criterion', scope=SCOPE, locations=['mmdiscard.search'])
 GATES = Registry('gate', scope=SCOPE, locations=['mmdiscard.search'])
-AGGREGATORS = Registry('aggregator', scope=SCOPE, locations=['mmdiscard.aggregation'])
+AGGREGATORS = Registry(
+    'aggregator', scope=SCOPE, locations=['mmdiscard.aggregation', 'mmdiscard.learned']
+)
 ALIGNMENTS = Registry('alignment', scope=SCOPE, locations=['mmdiscard.aggregation'])
-SPACES = Registry('aggregation space', scope=SCOPE, locations=['mmdiscard.aggregation'])
-MERGERS = Registry('merger', scope=SCOPE, locations=['mmdiscard.aggregation'])
-POLICIES = Registry('TTA policy', scope=SCOPE, locations=['mmdiscard.datasets'])
+MERGERS = Registry('merger', scope=SCOPE, locations=['mmdiscard.tta'])
+POLICIES = Registry('TTA policy', scope=SCOPE, locations=['mmdiscard.tta'])
 ADAPTERS = Registry('model adapter', scope=SCOPE, locations=['mmdiscard.models'])
 
 

@@ -19,9 +19,9 @@ from mmengine import registry as mmengine_registry
 from mmpretrain import registry as mmpretrain_registry
 from mmseg import registry as mmseg_registry
 
-import mmdiscard.datasets  # noqa: F401
+import mmdiscard.tta  # noqa: F401
 from mmdiscard import registry
-from mmdiscard.engine import launch
+from mmdiscard.engine import cli
 from mmdiscard.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def test_config_examples_can_be_read(page, tmp_path):
     for text in blocks(page, 'python config'):
         path = tmp_path / 'example.py'
         path.write_text(text)
-        cfg = launch.read_config(str(path))
+        cfg = cli.read_config(str(path))
         assert cfg.custom_imports.imports == ['mmdiscard']
         for hook in cfg.get('custom_hooks', []):
             mmengine_registry.HOOKS.build(hook)  # checks its settings as far as they go

@@ -14,12 +14,12 @@ import argparse
 import sys
 from pathlib import Path
 
-import preamble  # noqa: F401  (before anything reads a config)
+import _bootstrap  # noqa: F401  (before anything reads a config)
 
-from mmdiscard.engine import launch
-from mmdiscard.engine.calibrate import Request, calibrate
-from mmdiscard.engine.progress import say
-from mmdiscard.engine.subset import SPLITS, Calibration
+from mmdiscard.calibration import Request, calibrate
+from mmdiscard.engine import cli
+from mmdiscard.engine.data_subset import SPLITS, CalibrationImages
+from mmdiscard.utils import report
 
 GATES = {'entropy': 'EntropyGate', 'margin': 'MarginGate'}
 
@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, help='file to write (default: states.json or gate.json in the work dir)'
     )
-    launch.add_run_arguments(parser)
+    cli.add_run_arguments(parser)
     args = parser.parse_args(argv)
     if args.budget is None and args.cost is None:
         parser.error('give --budget, --cost, or both')
@@ -67,7 +67,7 @@ def request_of(args: argparse.Namespace, work_dir: str) -> Request:
         config=args.config,
         checkpoint=args.checkpoint,
         out=args.out or Path(work_dir, name),
-        images=Calibration(args.split, args.images, args.seed),
+        images=CalibrationImages(args.split, args.images, args.seed),
         budget={key: value for key, value in budget.items() if value is not None},
         gate=GATES.get(args.gate),
         candidates=args.candidates,
@@ -76,15 +76,15 @@ def request_of(args: argparse.Namespace, work_dir: str) -> Request:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = launch.load_config(args)
-    launch.check_checkpoint(args.checkpoint)
-    launch.prepare_launcher(cfg, args)
+    cfg = cli.load_config(args)
+    cli.check_checkpoint(args.checkpoint)
+    cli.prepare_launcher(cfg, args)
     request = request_of(args, cfg.work_dir)
     try:
         result = calibrate(cfg, request)
     except KeyboardInterrupt:
         sys.exit('\nInterrupted. Finished rounds are kept: the same command goes on from there.')
-    say(f'{request.out}: {summary(result)}')
+    report(f'{request.out}: {summary(result)}')
 
 
 def summary(result: dict | list) -> str:
@@ -103,4 +103,4 @@ def summary(result: dict | list) -> str:
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    cli.run(main)

@@ -14,12 +14,12 @@ import argparse
 import sys
 from pathlib import Path
 
-import preamble  # noqa: F401  (before anything reads a config)
+import _bootstrap  # noqa: F401  (before anything reads a config)
 
-from mmdiscard.engine import launch
-from mmdiscard.engine.fit_tta import MERGERS, FitRequest, fit
-from mmdiscard.engine.subset import SPLITS
-from mmdiscard.engine.views import LabelledViews
+from mmdiscard.engine import cli
+from mmdiscard.engine.data_subset import SPLITS
+from mmdiscard.tta.labelled_views import LabelledViews
+from mmdiscard.tta.merger_fitting import MERGERS, FitRequest, fit
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,15 +49,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='choose by the likelihood of calibrated probabilities, as GPS was proposed',
     )
     parser.add_argument('--folder', type=Path, help='for the files (default: WORK_DIR/tta)')
-    launch.add_run_arguments(parser)
+    cli.add_run_arguments(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = launch.load_config(args)
-    launch.check_checkpoint(args.checkpoint)
-    launch.prepare_launcher(cfg, args)
+    cfg = cli.load_config(args)
+    cli.check_checkpoint(args.checkpoint)
+    cli.prepare_launcher(cfg, args)
     gps = dict(count=args.gps_views, likelihood=args.gps_likelihood)
     request = FitRequest(
         config=args.config,
@@ -76,4 +76,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    cli.run(main)

@@ -9,12 +9,12 @@ All flags of both packages' own tools/test.py are understood.
 
 import argparse
 
-import preamble  # noqa: F401  (before anything reads a config)
+import _bootstrap  # noqa: F401  (before anything reads a config)
 import mmengine
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
-from mmdiscard.engine import launch
+from mmdiscard.engine import cli
 from mmdiscard.errors import MMDiscardError
 
 
@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--amp', action='store_true', help='test in mixed precision')
     add_output_arguments(parser)
-    launch.add_run_arguments(parser)
+    cli.add_run_arguments(parser)
     args = parser.parse_args(argv)
     if args.out_item and not args.out:
         parser.error('--out-item needs --out, the file to write')
@@ -85,28 +85,28 @@ def write_label_maps(cfg: Config, folder: str) -> None:
 
 def make_config(args: argparse.Namespace) -> Config:
     """The config to run, all flags applied; every check that needs no model is made here."""
-    cfg = launch.load_config(args)
-    launch.check_checkpoint(args.checkpoint)
+    cfg = cli.load_config(args)
+    cli.check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
-    launch.check_test_set(cfg)
+    cli.check_test_set(cfg)
     if args.plain:
-        launch.make_plain(cfg)
+        cli.make_plain(cfg)
     if args.tta:
-        launch.use_tta(cfg)
+        cli.use_tta(cfg)
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         apply_visualization(cfg, args)
     if wants_label_maps(cfg, args):
         write_label_maps(cfg, args.out)
-    launch.prepare_launcher(cfg, args)
+    cli.prepare_launcher(cfg, args)
     return cfg
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = make_config(args)
-    runner = launch.build_runner(cfg)
+    runner = cli.build_runner(cfg)
     if args.out and args.out_item != 'metrics' and cfg.default_scope == 'mmpretrain':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()
@@ -115,4 +115,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    cli.run(main)

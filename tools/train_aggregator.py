@@ -11,11 +11,11 @@ interruption the same command with --resume goes on from the last finished epoch
 import argparse
 import sys
 
-import preamble  # noqa: F401  (before anything reads a config)
+import _bootstrap  # noqa: F401  (before anything reads a config)
 from mmengine.config import Config
 
-from mmdiscard.engine import aggregator_training as training
-from mmdiscard.engine import launch
+from mmdiscard.engine import cli
+from mmdiscard.learned import training_config as training
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,18 +29,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--images', type=int, help='how many training images (default: the config)')
     parser.add_argument('--amp', action='store_true', help='train in mixed precision, on a GPU')
-    launch.add_run_arguments(parser)
+    cli.add_run_arguments(parser)
     return parser.parse_args(argv)
 
 
 def make_config(args: argparse.Namespace) -> Config:
     """The config to run, all flags applied."""
-    cfg = launch.load_config(args)
-    launch.check_checkpoint(args.checkpoint)
+    cfg = cli.load_config(args)
+    cli.check_checkpoint(args.checkpoint)
     if args.images is not None:
         cfg.setdefault('aggregator_training', {})
         cfg.aggregator_training.images = args.images
-    launch.prepare_launcher(cfg, args)
+    cli.prepare_launcher(cfg, args)
     training.training_config(cfg)
     if args.amp:
         training.use_amp(cfg)
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = make_config(args)
     try:
-        runner = launch.build_runner(cfg, check_weights=False)
+        runner = cli.build_runner(cfg, check_weights=False)
         training.load_base(runner, args.checkpoint)
         runner.train()
     except KeyboardInterrupt:
@@ -60,4 +60,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    cli.run(main)

@@ -1,58 +1,29 @@
-"""What becomes of the states: alignment, then averaging."""
+"""How states become one prediction: alignment, then a weighted mean of features or logits."""
 
-from .aggregators import Aggregator, AverageAggregator, EntropyAggregator, Merge, RunningMean
-from .alignment import (
-    Alignment,
-    BilinearAlignment,
-    ExactAlignment,
-    NoAlignment,
-    blend,
-    translate,
-)
-from .attention import StateAttention
-from .attention_aggregator import AttentionAggregator
-from .evaluation import Evaluation, normalized_entropy
+from .aggregators import Aggregator, AverageAggregator, EntropyAggregator, Merge
+from .alignment import Alignment, BilinearAlignment, ExactAlignment, NoAlignment, blend, translate
 from .geometry import Geometry
-from .learned import LearnedAggregator, MergeTarget
-from .mergers import (
-    AugTTAMerger,
-    ClassTTAMerger,
-    EntropyMerger,
-    GPSMerger,
-    MaxMerger,
-    MeanMerger,
-    Merger,
-)
-from .phase_aggregator import PhaseAggregator
-from .spaces import FeatureSpace, LogitSpace, Space
+from .merge_stage import FeatureStage, LogitStage, MergeStage
+from .merge_target import MergeTarget
+from .row_outputs import RowOutputs, normalized_entropy
+from .running_mean import RunningMean
 
 __all__ = [
     'Aggregator',
     'Alignment',
-    'AttentionAggregator',
-    'AugTTAMerger',
     'AverageAggregator',
     'BilinearAlignment',
-    'ClassTTAMerger',
     'EntropyAggregator',
-    'EntropyMerger',
-    'Evaluation',
     'ExactAlignment',
-    'FeatureSpace',
-    'GPSMerger',
+    'FeatureStage',
     'Geometry',
-    'LearnedAggregator',
-    'LogitSpace',
-    'MaxMerger',
-    'MeanMerger',
+    'LogitStage',
     'Merge',
+    'MergeStage',
     'MergeTarget',
-    'Merger',
     'NoAlignment',
-    'PhaseAggregator',
+    'RowOutputs',
     'RunningMean',
-    'Space',
-    'StateAttention',
     'blend',
     'normalized_entropy',
     'translate',

@@ -1,7 +1,9 @@
-"""Where the method meets the MM runner."""
+"""mmdiscard in the MM runner: the test hook, its summary, and what the tools share."""
 
-from .aggregator_hook import AggregatorTrainingHook
 from .checkpoint import check_checkpoint
 from .search_hook import SubsamplingSearchHook
 
-__all__ = ['AggregatorTrainingHook', 'SubsamplingSearchHook', 'check_checkpoint']
+__all__ = [
+    'SubsamplingSearchHook',
+    'check_checkpoint',
+]

@@ -1,21 +1,21 @@
 """How states are computed, and what they cost."""
 
-from .cost import CostModel, measure_cost
-from .entry import Entries, find_entries
-from .limits import DEFAULT_CACHE_BYTES, Limits
-from .prefix import PrefixExecutor, PrefixRun
-from .rows import Computed, Levels, RowExecutor
+from .cost_model import CostModel, measure_cost
+from .memory_limits import DEFAULT_CACHE_BYTES, MemoryLimits
+from .prefix_executor import PrefixExecutor, PrefixRun
+from .reentry import ReentryPoints, find_reentry_points
+from .reference_executor import BackboneOutputs, Levels, ReferenceExecutor
 
 __all__ = [
-    'DEFAULT_CACHE_BYTES',
-    'Computed',
+    'BackboneOutputs',
     'CostModel',
-    'Entries',
+    'DEFAULT_CACHE_BYTES',
     'Levels',
-    'Limits',
+    'MemoryLimits',
     'PrefixExecutor',
     'PrefixRun',
-    'RowExecutor',
-    'find_entries',
+    'ReentryPoints',
+    'ReferenceExecutor',
+    'find_reentry_points',
     'measure_cost',
 ]

@@ -1,4 +1,4 @@
-"""Where the method meets MM models: adapters, the ensemble, TTA models."""
+"""mmdiscard inside MM models: adapters, `attach`, and the ensemble of states."""
 
 from .adapters import (
     ClassifierAdapter,
@@ -10,25 +10,17 @@ from .adapters import (
 )
 from .attach import attach
 from .ensemble import Ensemble, ensemble_of
-from .learner import AggregatorLearner
 from .results import SearchResult, StateOutputs
 from .timm_adapter import TimmAdapter
-from .tta import DiscardClsTTA, DiscardSegTTA, DiscardTTA
-from .views import ViewOutput
 
 __all__ = [
-    'AggregatorLearner',
     'ClassifierAdapter',
-    'DiscardClsTTA',
-    'DiscardSegTTA',
-    'DiscardTTA',
     'Ensemble',
     'ModelAdapter',
     'SearchResult',
     'SegmentorAdapter',
     'StateOutputs',
     'TimmAdapter',
-    'ViewOutput',
     'adapter_class',
     'attach',
     'ensemble_of',

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import MMDiscardError
 from ..execution import Levels
 from ..registry import ADAPTERS
-from .seam import BackboneSeam
+from .backbone_patch import BackbonePatch
 
 Predict = Callable[[Tensor, Any], Tensor]
 ATTACHED = '_mmdiscard_attached'  # an attribute of models that have an adapter in them
@@ -42,7 +42,7 @@ class ModelAdapter:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.backbone = self.backbone_of(model)
-        self.seam = BackboneSeam(self.backbone)
+        self.seam = BackbonePatch(self.backbone)
         self._patched: list[tuple[nn.Module, str]] = []
         self._patch(model, ATTACHED, True)
 
@@ -122,7 +122,7 @@ class ClassifierAdapter(ModelAdapter):
     default_aggregator = dict(type='EntropyAggregator', on='features', align='bilinear')
 
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
-        with self.seam.feeding(levels):
+        with self.seam.replay(levels):
             logits = self.model(images, mode='tensor')
         return one_score_per_class(logits, self.model.head)
 
@@ -167,11 +167,11 @@ class SegmentorAdapter(ModelAdapter):
         return not self.model.align_corners
 
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
-        with self.seam.feeding(levels):
+        with self.seam.replay(levels):
             return self._encode_decode(images, context)
 
     def loss(self, levels: Levels, images: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
-        with self.seam.feeding(levels):
+        with self.seam.replay(levels):
             features = self.model.extract_feat(images)
         return self.model._decode_head_forward_train(features, samples)
 

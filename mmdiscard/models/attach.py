@@ -5,7 +5,7 @@ from typing import Any
 
 from ..aggregation import Aggregator
 from ..errors import MMDiscardError
-from ..execution import DEFAULT_CACHE_BYTES, Limits
+from ..execution import DEFAULT_CACHE_BYTES, MemoryLimits
 from ..registry import AGGREGATORS, SEARCHES, build
 from ..search import Search
 from ..subsampling import Fingerprint, StateSpace, map_subsampling, select_groups
@@ -54,7 +54,7 @@ def attach(
         search = build(SEARCHES, search or dict(type='GreedySearch', budget=10))
     aggregator = build(AGGREGATORS, aggregator or adapter.default_aggregator)
     aggregator.check(adapter.dense)
-    limits = Limits(max_rows, max_cache_bytes)
+    limits = MemoryLimits(max_rows, max_cache_bytes)
     which, input_size = _subsampling_options(subsampling or {})
     backbone = adapter.backbone_of(model)
     found = map_subsampling(backbone, input_size)

@@ -10,23 +10,23 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..aggregation import Aggregator, Evaluation, Geometry
+from ..aggregation import Aggregator, Geometry, RowOutputs
 from ..errors import MMDiscardError
 from ..execution import (
-    Computed,
+    BackboneOutputs,
     CostModel,
     Levels,
-    Limits,
+    MemoryLimits,
     PrefixExecutor,
-    RowExecutor,
-    find_entries,
+    ReferenceExecutor,
+    find_reentry_points,
     measure_cost,
 )
 from ..search import Prices, Rows, Search, each_of
 from ..subsampling import Fingerprint, StateHooks, SubsamplingGroup, SubsamplingMap
 from ..subsampling.backbone import blank_image, inference_mode
 from .adapters import ATTACHED, ModelAdapter, Predict, unwrap
-from .batch import Batch
+from .batch_inference import BatchInference
 from .merge_target import check_attention, merge_target
 from .results import SearchResult, StateOutputs
 
@@ -52,7 +52,7 @@ class Ensemble:
             prefix-tree bound of a set of states.
         executor: computes states.
         last: `SearchResult` of the last batch; None before the first.
-        weight: what the states of its images weigh together, see `Batch.weight`.
+        weight: what the states of its images weigh together, see `BatchInference.weight`.
         listeners: called with every `SearchResult`.
     """
 
@@ -63,7 +63,7 @@ class Ensemble:
         groups: tuple[SubsamplingGroup, ...],
         search: Search,
         aggregator: Aggregator,
-        limits: Limits | None = None,
+        limits: MemoryLimits | None = None,
     ) -> None:
         self.adapter = adapter
         self.groups = groups
@@ -141,7 +141,7 @@ class Ensemble:
             # Not inside the handler: what it holds of the failed batch has to be free by now.
             self._lower(limits)
 
-    def explore(self, images: Tensor, states: Tensor, context: Any = None) -> Iterator[Evaluation]:
+    def explore(self, images: Tensor, states: Tensor, context: Any = None) -> Iterator[RowOutputs]:
         """Compute given states of every image, sharing what they have in common.
 
         Args:
@@ -153,8 +153,8 @@ class Ensemble:
             Parts of the ``P * N`` rows, each with its aligned features or output when asked.
         """
         states = self.space.check(states)
-        batch = Batch(self, images, context)
-        yield from batch.evaluations(each_of(states, torch.arange(len(images))))
+        batch = BatchInference(self, images, context)
+        yield from batch.compute(each_of(states, torch.arange(len(images))))
 
     def publish(self, result: SearchResult) -> None:
         """Keep what became of a batch, and tell the listeners."""
@@ -199,7 +199,7 @@ class Ensemble:
         states = self.space.check(states)
         states = states.expand(count, *states.shape[-2:]).transpose(0, 1)
         rows = Rows(torch.arange(count).repeat(len(states)), states.flatten(0, 1))
-        parts = list(RowExecutor(self.adapter.features, self._hooks).run(inputs, rows))
+        parts = list(ReferenceExecutor(self.adapter.features, self._hooks).run(inputs, rows))
         context = context or self.adapter.default_context(inputs)
         logits = [self.head(context, part.features, part) for part in parts]
         levels = zip(*(part.features for part in parts), strict=True)
@@ -209,7 +209,7 @@ class Ensemble:
 
         return StateOutputs(tuple(per_image(level) for level in levels), per_image(tuple(logits)))
 
-    def head(self, context: Any, levels: Levels, computed: Computed) -> Tensor:
+    def head(self, context: Any, levels: Levels, computed: BackboneOutputs) -> Tensor:
         """Logits of computed rows, from their levels or from what became of those."""
         rows = computed.rows.images.tolist()
         return self.adapter.head(levels, computed.inputs, self.adapter.context_of(context, rows))
@@ -255,14 +255,14 @@ class Ensemble:
         self.detach()
 
     def _merged(self, images: Tensor, context: Any) -> Tensor:
-        batch = Batch(self, images, context)
+        batch = BatchInference(self, images, context)
         batch.follow(self.search.rounds(len(images), self.space, self.prices))
         logits = batch.logits()
         self.weight = batch.weight
         self.publish(batch.result())
         return logits
 
-    def _lower(self, limits: Limits) -> None:
+    def _lower(self, limits: MemoryLimits) -> None:
         torch.cuda.empty_cache()
         self.executor.limits = limits
         print_log(
@@ -274,7 +274,7 @@ class Ensemble:
         )
 
     def _prices(self, looks_at_predictions: bool) -> Prices:
-        after = self.aggregator.space.head_after
+        after = self.aggregator.stage.head_after
         return self.cost_model.prices(
             head_per_state=looks_at_predictions or not after, head_after=after
         )
@@ -284,7 +284,7 @@ class Ensemble:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn((2, *image.shape[1:]), generator=generator)
         with inference_mode(self.adapter.model):
-            return find_entries(self.adapter.features, self._hooks, noise.to(image))
+            return find_reentry_points(self.adapter.features, self._hooks, noise.to(image))
 
 
 def ensemble_of(model: Any) -> Ensemble | None:

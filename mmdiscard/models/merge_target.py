@@ -23,7 +23,7 @@ def merge_target(ensemble: 'Ensemble', input_size: tuple[int, int]) -> MergeTarg
     with inference_mode(adapter.model):
         levels = adapter.features(image)
         logits = adapter.head(levels, image, context)
-    if ensemble.aggregator.space.head_after:
+    if ensemble.aggregator.stage.head_after:
         merged, read = levels, levels_read(ensemble, levels, image)
     else:
         merged, read = (logits,), (True,)

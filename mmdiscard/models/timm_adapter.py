@@ -57,7 +57,7 @@ class TimmAdapter(ModelAdapter):
         return TimmFeatures(model.model)
 
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
-        with self.seam.feeding(levels):
+        with self.seam.replay(levels):
             logits = self.backbone.head(self.backbone(images))
         return one_score_per_class(logits, self.model.model)
 

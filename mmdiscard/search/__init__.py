@@ -1,7 +1,7 @@
-"""Which states: the greedy tree, criteria, known state sets. Pure: no model, no features."""
+"""Which states a prediction uses: greedy search, predefined states, criteria, gates, budgets."""
 
 from .base import Feedback, Rows, Search, SearchRounds, branches, each_of
-from .budget import Budget, Prices
+from .budget import Budget, Prices, gain_per_cost
 from .criteria import (
     AttentionCriterion,
     Criterion,
@@ -10,17 +10,13 @@ from .criteria import (
     RandomCriterion,
     Signals,
 )
-from .gates import GATE_FILE, EntropyGate, Gate, MarginGate, Witness
+from .gates import GATE_FILE, EntropyGate, Gate, MarginGate
 from .greedy import GreedySearch
-from .known import ExhaustiveSearch, FixedStates, KnownStates, SpreadStates
-from .selection import ForwardSelection, Step
+from .predefined import ExhaustiveSearch, FixedStates, KnownStates, SpreadStates
 from .state_file import read_states, write_states
-from .trails import RecordedSearch, Trails
-from .worth import worth
 
 __all__ = [
     'AttentionCriterion',
-    'GATE_FILE',
     'Budget',
     'Criterion',
     'DisplacementCriterion',
@@ -29,25 +25,21 @@ __all__ = [
     'ExhaustiveSearch',
     'Feedback',
     'FixedStates',
-    'ForwardSelection',
+    'GATE_FILE',
     'Gate',
     'GreedySearch',
     'KnownStates',
     'MarginGate',
     'Prices',
-    'RecordedSearch',
     'RandomCriterion',
     'Rows',
     'Search',
     'SearchRounds',
     'Signals',
     'SpreadStates',
-    'Step',
-    'Trails',
-    'Witness',
     'branches',
     'each_of',
+    'gain_per_cost',
     'read_states',
-    'worth',
     'write_states',
 ]

@@ -3,10 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from ..errors import MMDiscardError
 from ..subsampling import StateSpace
+
+Number = TypeVar('Number', float, np.ndarray)
+LOWEST_COST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -111,3 +116,17 @@ def _check_states(states: Any) -> int:
     if isinstance(states, bool) or not isinstance(states, int) or states < 1:
         raise MMDiscardError(f'budget must be a whole number of states, at least 1; got {states!r}')
     return states
+
+
+def gain_per_cost(gain: Number, cost: Number) -> Number:
+    """Gain per cost of a gain, and loss times cost of a loss; higher is better.
+
+    The quotient alone would rank the more expensive of two equal losses higher. With this rule a
+    lower cost never ranks lower.
+
+    Args:
+        gain: how much better, in any unit; negative if worse.
+        cost: in plain forwards, at least 0 (and counted as at least 1e-6).
+    """
+    cost = np.maximum(cost, LOWEST_COST)
+    return np.where(gain > 0, gain / cost, gain * cost)

@@ -15,7 +15,7 @@ GATE_FILE = ModelFile('mmdiscard gate', 1, '`tools/calibrate.py CONFIG CHECKPOIN
 class Gate:
     """Stops the search of an image once one of its states is confident.
 
-    Subclasses implement `doubt`, and `limit` where it is not the threshold itself.
+    Subclasses implement `uncertainty`, and `limit` where it is not the threshold itself.
 
     Args:
         threshold: in 0..1, see the subclass.
@@ -45,13 +45,13 @@ class Gate:
         if self.made_for is not None and fingerprint is not None:
             self.made_for.check(fingerprint, str(self.file))
 
-    def doubt(self, signals: Signals) -> Tensor:
+    def uncertainty(self, signals: Signals) -> Tensor:
         """How unsure each row is, ``(M,)`` in 0..1."""
         raise NotImplementedError
 
     @property
     def limit(self) -> float:
-        """The doubt up to which a row is confident."""
+        """The uncertainty up to which a row is confident."""
         return self.threshold
 
     @classmethod
@@ -61,7 +61,7 @@ class Gate:
 
     def confident(self, signals: Signals) -> Tensor:
         """Which rows are confident: ``(M,)`` bool on the CPU."""
-        return (self.doubt(signals).double() <= self.limit).cpu()
+        return (self.uncertainty(signals).double() <= self.limit).cpu()
 
     def _read(self, file: str | PathLike) -> float:
         self.made_for, content = GATE_FILE.read(file)
@@ -79,7 +79,7 @@ class Gate:
 class EntropyGate(Gate):
     """Confident is a normalised entropy of at most ``threshold``; for dense outputs the mean."""
 
-    def doubt(self, signals: Signals) -> Tensor:
+    def uncertainty(self, signals: Signals) -> Tensor:
         return signals.entropy()
 
 
@@ -90,7 +90,7 @@ class MarginGate(Gate):
     The lead is a difference of probabilities; for dense outputs the mean over pixels.
     """
 
-    def doubt(self, signals: Signals) -> Tensor:
+    def uncertainty(self, signals: Signals) -> Tensor:
         return 1 - signals.margin().double()
 
     @property
@@ -100,26 +100,6 @@ class MarginGate(Gate):
     @classmethod
     def threshold_at(cls, limit: float) -> float:
         return 1 - limit
-
-
-class Witness(Gate):
-    """Lets every image go on, and says how much each row of a gate is in doubt.
-
-    What stands in the place of `Feedback.confident` is then `doubt`: a search that runs with a
-    witness has to be told otherwise by whoever listens.
-
-    Args:
-        gate: whose doubt to report.
-    """
-
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
-
-    def prepare(self, fingerprint: Fingerprint | None) -> None:
-        self.gate.prepare(fingerprint)
-
-    def confident(self, signals: Signals) -> Tensor:
-        return self.gate.doubt(signals).double().cpu()
 
 
 def _check(threshold: object) -> float:

@@ -10,8 +10,7 @@ from ..errors import MMDiscardError
 from ..registry import CRITERIA, SEARCHES, build
 from ..subsampling import Fingerprint, StateSpace
 from .base import Feedback, Rows, Search, SearchRounds
-from .budget import Budget, Prices
-from .worth import worth
+from .budget import Budget, Prices, gain_per_cost
 
 WORST = float(np.finfo(np.float32).max)
 ROUNDING = 1e-9
@@ -85,7 +84,7 @@ class GreedySearch(Search):
 class _Trees:
     """One tree per image, as arrays: nodes are states, entries are nodes with a group to decide.
 
-    Entries stand in creation order, so the first of equal scores is the oldest.
+    ReentryPoints stand in creation order, so the first of equal scores is the oldest.
 
     Args:
         num_images: number of trees.
@@ -167,7 +166,7 @@ class _Trees:
         if not self.per_cost:
             return -scores
         gain = self.scores[:, :1].astype(np.float64) - scores
-        return worth(gain, self.price[self.entry_group])
+        return gain_per_cost(gain, self.price[self.entry_group])
 
     def _push(self, nodes: np.ndarray, group: np.ndarray, valid: np.ndarray) -> None:
         undecided = (group < len(self.sizes))[:, None]

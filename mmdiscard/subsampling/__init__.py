@@ -1,11 +1,11 @@
-"""How a state enters a backbone: state arithmetic, the hook pair, discovery, the oracle."""
+"""How a state enters a backbone: state arithmetic, forward hooks, discovery, the oracle."""
 
 from .discovery import SubsamplingMap, find_subsampling, map_subsampling
 from .fingerprint import Fingerprint, GroupPrint
+from .group_selection import select_groups
 from .hooks import StateHooks
-from .model_file import ModelFile, write_json
+from .model_file import ModelFile
 from .oracle import OracleReport, translation_oracle
-from .selection import select_groups
 from .state import StateSpace, SubsamplingGroup
 
 __all__ = [
@@ -21,5 +21,4 @@ __all__ = [
     'map_subsampling',
     'select_groups',
     'translation_oracle',
-    'write_json',
 ]

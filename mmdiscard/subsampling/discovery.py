@@ -19,8 +19,8 @@ from torch import nn
 
 from .backbone import Size, inference_mode
 from .black_box import displaces
-from .cuts import levels_touched, smallest_cut
 from .layers import unsupported_because
+from .reachability import levels_touched, smallest_cut
 from .state import SubsamplingGroup
 from .strides import Layer, Trace, trace_strides
 

@@ -1,32 +1,13 @@
 """Small readable files that belong to one attached model: states, thresholds."""
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from ..errors import MMDiscardError
+from ..utils.io import read_json, write_json
 from .fingerprint import Fingerprint
-
-BREAK = re.compile(r',\n\s+')
-
-
-def write_json(path: str | PathLike, content: Mapping[str, Any]) -> None:
-    """Write all or nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(_readable(content) + '\n', encoding='utf-8')
-    partial.replace(path)
-
-
-def _readable(content: Mapping[str, Any]) -> str:
-    """JSON, indented, with lists of numbers or words on one line."""
-    text = json.dumps(content, indent=2)
-    return re.sub(r'\[\n\s+([^\[\]{}]*?)\n\s+\]', lambda m: f'[{re.sub(BREAK, ", ", m[1])}]', text)
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ class ModelFile:
 
     def _load(self, path: str | PathLike) -> dict[str, Any]:
         try:
-            content = json.loads(Path(path).read_text(encoding='utf-8'))
+            content = read_json(path)
         except OSError as error:
             raise MMDiscardError(
                 f'cannot read {path}: {error.strerror}; make it with {self.maker}'

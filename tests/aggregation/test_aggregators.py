@@ -8,13 +8,13 @@ from mmdiscard import MMDiscardError
 from mmdiscard.aggregation import (
     AverageAggregator,
     EntropyAggregator,
-    Evaluation,
     Geometry,
+    RowOutputs,
     RunningMean,
     normalized_entropy,
 )
 from mmdiscard.aggregation.alignment import translate
-from mmdiscard.execution import Computed
+from mmdiscard.execution import BackboneOutputs
 from mmdiscard.registry import AGGREGATORS, build
 from mmdiscard.search import Rows
 from mmdiscard.subsampling import StateSpace, SubsamplingGroup
@@ -90,29 +90,29 @@ def test_images_come_apart_and_out_of_step():
 SPACE = StateSpace([SubsamplingGroup('a', (), (2, 2), (4, 4), levels=(0,))])
 
 
-def evaluations(aggregator, logits):
+def outputs_of(aggregator, logits):
     """``(P, N, K, ...)`` logits as parts in which images come more than once."""
     for part in (slice(0, 2), slice(2, STATES)):
         chunk = logits[part].flatten(0, 1)
         rows = Rows(
             torch.arange(IMAGES).repeat(len(logits[part])), torch.zeros(len(chunk), 1).long()
         )
-        computed = Computed(
+        computed = BackboneOutputs(
             rows, torch.zeros(len(chunk), 3, 8, 8), (torch.zeros(len(chunk), 1, 1, 1),)
         )
-        yield Evaluation(
+        yield RowOutputs(
             computed,
             lambda levels, _, chunk=chunk: chunk,
             Geometry(SPACE, [(8, 8)]),
             aggregator.alignment,
-            aggregator.space.head_input,
+            aggregator.stage.head_input,
         )
 
 
 def merged(aggregator, logits):
     merge = aggregator.merge(IMAGES, budget=STATES)
-    for evaluation in evaluations(aggregator, logits):
-        merge.add(evaluation)
+    for outputs in outputs_of(aggregator, logits):
+        merge.add(outputs)
     return merge.result()[0]
 
 
@@ -137,11 +137,11 @@ def test_a_single_state_is_not_weighed():
 
     rows = Rows(torch.arange(IMAGES), torch.zeros(IMAGES, 1).long())
     aggregator = EntropyAggregator(on='features', align='none')
-    parts = (Geometry(SPACE, [(8, 8)]), aggregator.alignment, aggregator.space.head_input)
+    parts = (Geometry(SPACE, [(8, 8)]), aggregator.alignment, aggregator.stage.head_input)
     features = torch.randn(IMAGES, 6, 2, 2)
-    computed = Computed(rows, features, (features,))
+    computed = BackboneOutputs(rows, features, (features,))
     merge = aggregator.merge(IMAGES, budget=1)
-    merge.add(Evaluation(computed, never, *parts))
+    merge.add(RowOutputs(computed, never, *parts))
     assert torch.equal(merge.result()[0], features)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from small_models import classifier, classifier_config
 
 from mmdiscard import MMDiscardError
-from mmdiscard.engine import launch
+from mmdiscard.engine import cli
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 50
@@ -172,9 +172,9 @@ def test_what_only_one_process_met_is_said_by_it(monkeypatch, capsys):
     def fail():
         raise MMDiscardError('what\nhappened')
 
-    monkeypatch.setattr(launch, 'PATIENCE', 0)
+    monkeypatch.setattr(cli, 'PATIENCE', 0)
     monkeypatch.setenv('RANK', '1')
     with pytest.raises(SystemExit) as end:
-        launch.run(fail)
-    assert end.value.code == launch.USER_ERROR
+        cli.run(fail)
+    assert end.value.code == cli.USER_ERROR
     assert capsys.readouterr().err == 'mmdiscard: error (process 1): what happened\n'

@@ -11,7 +11,7 @@ import pytest
 from integration.layouts import write_checkpoint
 from mmengine.config import Config
 
-from mmdiscard.datasets import DigitSceneParams, make_digit_scenes
+from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs' / 'demo'

@@ -13,7 +13,7 @@ from small_models import (
 )
 
 import mmdiscard
-from mmdiscard.execution import Limits
+from mmdiscard.execution import MemoryLimits
 from mmdiscard.search import each_of
 
 CHANNELS = {
@@ -135,7 +135,9 @@ def test_out_of_memory_halves_the_rows_and_says_so(monkeypatch):
         expected = ensemble.predict(inputs)
         SmallMemory(ensemble, rows=2)
         assert_near(ensemble.predict(inputs), expected)
-        assert ensemble.executor.limits == Limits(2, mmdiscard.execution.DEFAULT_CACHE_BYTES // 2)
+        assert ensemble.executor.limits == MemoryLimits(
+            2, mmdiscard.execution.DEFAULT_CACHE_BYTES // 2
+        )
         ensemble.predict(inputs)
     assert len(told) == 1 and 'max_rows=2' in told[0]
 

@@ -6,8 +6,9 @@ import torch
 from small_models import classifier, images, segmentor
 
 import mmdiscard
+from mmdiscard.calibration import GateTraces, RecordedSearch
 from mmdiscard.registry import SEARCHES
-from mmdiscard.search import EntropyGate, MarginGate, RecordedSearch, Trails
+from mmdiscard.search import EntropyGate, MarginGate
 
 GREEDY = dict(type='GreedySearch', budget=9)
 DEEP = dict(type='GreedySearch', budget=dict(cost=3.0), order='deep_first', per_cost=True)
@@ -20,11 +21,11 @@ SETTINGS = {
 
 
 def recorded(make, search, gate, inputs):
-    """Trails of a search on a model without the gate."""
+    """GateTraces of a search on a model without the gate."""
     recording = RecordedSearch(SEARCHES.build(dict(search)), gate)
     with torch.no_grad(), mmdiscard.attach(make(), search=recording, **SETTINGS[make]) as ensemble:
         ensemble.predict(inputs)
-    return Trails(recording.trails)
+    return GateTraces(recording.traces)
 
 
 @pytest.mark.parametrize('make', [classifier, segmentor])
@@ -34,23 +35,23 @@ def recorded(make, search, gate, inputs):
 @pytest.mark.parametrize('gate', [EntropyGate, MarginGate])
 def test_a_recorded_search_foretells_every_gate(make, search, gate):
     inputs = images(6)
-    trails = recorded(make, search, gate(0.5), inputs)
-    for cost in np.linspace(trails.cost(np.inf), trails.cost(-np.inf), 4)[1:-1]:
-        limit = trails.limit_for(cost)
-        assert trails.cost(limit) <= cost + 1e-9
+    traces = recorded(make, search, gate(0.5), inputs)
+    for cost in np.linspace(traces.cost(np.inf), traces.cost(-np.inf), 4)[1:-1]:
+        limit = traces.limit_for(cost)
+        assert traces.cost(limit) <= cost + 1e-9
         gated = search | dict(gate=dict(type=gate.__name__, threshold=gate.threshold_at(limit)))
         with torch.no_grad(), mmdiscard.attach(make(), search=gated, **SETTINGS[make]) as ensemble:
             ensemble.predict(inputs)
-            assert ensemble.last.counts.tolist() == trails.states(limit).tolist()
-            assert ensemble.last.bound == pytest.approx(trails.cost(limit))
+            assert ensemble.last.counts.tolist() == traces.states(limit).tolist()
+            assert ensemble.last.bound == pytest.approx(traces.cost(limit))
 
 
 @pytest.mark.parametrize('search', [GREEDY, SPREAD], ids=['greedy', 'spread'])
 def test_nothing_is_computed_for_images_that_ended(search):
     inputs, gate = images(6), EntropyGate(0.5)
-    trails = recorded(segmentor, search, gate, inputs)
-    middle = (trails.cost(np.inf) + trails.cost(-np.inf)) / 2
-    gated = search | dict(gate=dict(type='EntropyGate', threshold=trails.limit_for(middle)))
+    traces = recorded(segmentor, search, gate, inputs)
+    middle = (traces.cost(np.inf) + traces.cost(-np.inf)) / 2
+    gated = search | dict(gate=dict(type='EntropyGate', threshold=traces.limit_for(middle)))
     model, rows = segmentor(), []
     with torch.no_grad(), mmdiscard.attach(model, search=gated, **SETTINGS[segmentor]) as ensemble:
         head = ensemble.adapter.head
@@ -65,8 +66,8 @@ def test_nothing_is_computed_for_images_that_ended(search):
 
 
 def test_average_costs_that_no_threshold_gives_are_refused():
-    trails = recorded(segmentor, SPREAD, EntropyGate(0.5), images(3))
+    traces = recorded(segmentor, SPREAD, EntropyGate(0.5), images(3))
     with pytest.raises(mmdiscard.MMDiscardError, match='not above 99'):
-        trails.limit_for(99)
+        traces.limit_for(99)
     with pytest.raises(mmdiscard.MMDiscardError, match='one state alone costs 1.00 .* above 0.5'):
-        trails.limit_for(0.5)
+        traces.limit_for(0.5)

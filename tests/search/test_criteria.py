@@ -1,13 +1,7 @@
 import pytest
 import torch
 
-from mmdiscard.search import (
-    DisplacementCriterion,
-    EntropyCriterion,
-    RandomCriterion,
-    Rows,
-    Signals,
-)
+from mmdiscard.search import DisplacementCriterion, EntropyCriterion, RandomCriterion, Rows, Signals
 
 
 def unavailable():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmdiscard import MMDiscardError
+from mmdiscard.calibration import RecordingGate
 from mmdiscard.search import (
     GATE_FILE,
     EntropyGate,
@@ -14,7 +15,6 @@ from mmdiscard.search import (
     MarginGate,
     Signals,
     SpreadStates,
-    Witness,
 )
 from mmdiscard.subsampling import Fingerprint, GroupPrint, StateSpace, SubsamplingGroup
 
@@ -58,13 +58,16 @@ def test_confident_is_at_the_threshold_or_beyond(gate, expected):
 @pytest.mark.parametrize('gate', [EntropyGate, MarginGate])
 def test_doubt_up_to_the_limit_is_confident(gate):
     seen = signals([0.2, 0.25, 0.3], [0.2, 0.25, 0.3])
-    doubt = gate(0.5).doubt(seen)
+    uncertainty = gate(0.5).uncertainty(seen)
     for level in (0.22, 0.5, 0.76, 0.9):
-        assert gate(gate.threshold_at(level)).confident(seen).tolist() == (doubt <= level).tolist()
+        assert (
+            gate(gate.threshold_at(level)).confident(seen).tolist()
+            == (uncertainty <= level).tolist()
+        )
 
 
 def test_a_witness_reports_doubt():
-    assert Witness(EntropyGate(0.5)).confident(signals([0.5, 0.75], [0.0, 0.0])).tolist() == [
+    assert RecordingGate(EntropyGate(0.5)).confident(signals([0.5, 0.75], [0.0, 0.0])).tolist() == [
         0.5,
         0.75,
     ]

@@ -15,9 +15,9 @@ from torch import distributed
 from torch.nn import functional as F
 
 import mmdiscard
-from mmdiscard.datasets import DigitSceneParams, make_digit_scenes
-from mmdiscard.engine import launch
-from mmdiscard.engine.calibration import StateCalibration
+from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
+from mmdiscard.calibration.state_calibration import StateCalibration
+from mmdiscard.engine import cli
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'calibrate.py'
@@ -104,7 +104,7 @@ def fails(tool, tmp_path, monkeypatch, capsys):
     def fails(*argv) -> str:
         with pytest.raises(SystemExit) as ended:
             flags = ['--work-dir', str(tmp_path / 'work')]
-            launch.run(lambda: tool.main([*map(str, argv), *flags]))
+            cli.run(lambda: tool.main([*map(str, argv), *flags]))
         assert ended.value.code == 2
         return capsys.readouterr().err.splitlines()[-1]
 
@@ -118,7 +118,7 @@ def loss_on_val(config, checkpoint, states, images):
     cfg.load_from = checkpoint
     settings = cfg.custom_hooks[0].to_dict() | dict(search=dict(type='FixedStates', states=states))
     settings.pop('type')
-    launch.make_plain(cfg)
+    cli.make_plain(cfg)
     runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
     runner.model.eval()

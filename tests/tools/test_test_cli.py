@@ -12,7 +12,7 @@ import torch
 from integration.layouts import write_checkpoint, write_imagenet
 from mmengine.config import Config
 
-from mmdiscard.engine import launch
+from mmdiscard.engine import cli
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'test.py'
@@ -82,7 +82,7 @@ def fails(tool, monkeypatch, capsys):
 
     def fails(*argv) -> str:
         with pytest.raises(SystemExit) as ended:
-            launch.run(lambda: tool.main([str(arg) for arg in argv]))
+            cli.run(lambda: tool.main([str(arg) for arg in argv]))
         assert ended.value.code == 2
         lines = capsys.readouterr().err.splitlines()
         said = [line for line in lines if line.startswith('mmdiscard: error: ')]
@@ -107,7 +107,7 @@ def test_knows_every_flag_of_the_packages_own_tool(package, tool):
         pytest.skip(f'{package} is installed without its tools')
     words = source.read_text().replace(',', ' ').replace("'", ' ').split()
     theirs = {word for word in words if word.startswith('--') and word.strip('-')}
-    ours = TOOL.read_text() + Path(launch.__file__).read_text()
+    ours = TOOL.read_text() + Path(cli.__file__).read_text()
     assert {flag for flag in theirs if f"'{flag}'" not in ours} == set()
 
 
@@ -182,7 +182,7 @@ def test_urls_are_left_to_mmengine():
         's3://bucket/a.pth',
         'petrel:s3://a',
     ):
-        launch.check_checkpoint(url)
+        cli.check_checkpoint(url)
 
 
 # -------------------------------------------------------------------------------------- errors
@@ -257,7 +257,7 @@ def test_checkpoint_without_weights(fails, config, folder):
 
 @pytest.mark.parametrize('launcher', ['slurm', 'mpi', 'pytorch'])
 def test_launcher_that_cannot_work(fails, config, checkpoint, launcher, monkeypatch):
-    monkeypatch.setattr(launch, '_on_cpu', lambda: True)
+    monkeypatch.setattr(cli, '_on_cpu', lambda: True)
     monkeypatch.delenv('RANK', raising=False)
     assert 'dist_test.sh' in fails(config, checkpoint, '--launcher', launcher)
 

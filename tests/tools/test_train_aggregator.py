@@ -13,10 +13,11 @@ import torch
 from integration.layouts import write_checkpoint
 from mmengine.config import Config
 
-from mmdiscard.aggregation.learned import ENTRY
-from mmdiscard.datasets import DigitSceneParams, SeededSubset, make_digit_scenes
-from mmdiscard.engine import launch
+from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
+from mmdiscard.engine import cli
 from mmdiscard.errors import MMDiscardError
+from mmdiscard.learned import SeededSubset
+from mmdiscard.learned.base import ENTRY
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'train_aggregator.py'
@@ -203,7 +204,7 @@ def fails(tool, monkeypatch, capsys, tmp_path):
 
     def fails(*argv) -> str:
         with pytest.raises(SystemExit) as ended:
-            launch.run(lambda: tool.main([*map(str, argv), '--work-dir', str(tmp_path)]))
+            cli.run(lambda: tool.main([*map(str, argv), '--work-dir', str(tmp_path)]))
         assert ended.value.code == 2
         said = capsys.readouterr().err.splitlines()
         return next(line for line in said if line.startswith('mmdiscard: error: '))

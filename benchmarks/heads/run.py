@@ -1,0 +1,287 @@
+"""How to align states, head type by head type: small models on the digit scenes, one table.
+
+    python -m benchmarks.heads.run --seeds 3
+
+Trains every model of ``configs/demo/heads`` with every seed and tests it plain and with four
+states, once for the deepest subsampling group and once for the group that reaches stride 4, merged
+without alignment, with the paper's alignment of features, and exactly. What exists is reused, so
+the same command goes on after an interruption. The report holds whatever is finished.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+import mmdiscard
+from benchmarks.common.statistics import paired_interval
+from benchmarks.demo.digit_scenes import make_digit_scenes
+from benchmarks.demo.job import fingerprint, load_config, read_json
+from mmdiscard.engine import cli
+from mmdiscard.errors import MMDiscardError
+from mmdiscard.utils import write_json
+
+
+@dataclass(frozen=True)
+class Head:
+    """One model of the comparison.
+
+    Attributes:
+        title: in the report.
+        fine: position of the group whose output has stride 4.
+        ops: whether it needs ``mmcv.ops``.
+    """
+
+    title: str
+    fine: int = 1
+    ops: bool = False
+
+
+HEADS = {
+    'fcn': Head('FCN, input concatenated'),
+    'psp': Head('PSP'),
+    'aspp': Head('ASPP (DeepLabV3)'),
+    'deeplabv3plus': Head('DeepLabV3+, low-level skip'),
+    'ocr': Head('OCR cascade'),
+    'fpn': Head('FPN'),
+    'upernet': Head('UPerNet'),
+    'segformer': Head('SegFormer (MiT)', fine=0),
+    'segnext': Head('Hamburger (SegNeXt)'),
+    'pointrend': Head('PointRend cascade', ops=True),
+}
+SETTINGS = {
+    'deep': 'Four states of the deepest group',
+    'fine': 'Four states of the group that reaches stride 4, spread: 0 or 2 pixels along each axis',
+}
+ALIGNMENTS = {
+    'unaligned': dict(on='logits', align='none'),
+    'bilinear': dict(on='features', align='bilinear'),
+    'exact': dict(on='logits', align='exact'),
+}
+# What the exact alignment is compared with: the paper's.
+PUBLISHED = 'bilinear'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--heads', nargs='+', choices=HEADS, help='default: all that can be built')
+    parser.add_argument('--seeds', type=int, default=3, help='trainings per head (default: 3)')
+    parser.add_argument('--split', choices=['test', 'val'], default='test', help='to test on')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/heads'))
+    parser.add_argument('--data', type=Path, default=Path('data/digit_scenes'))
+    parser.add_argument(
+        '--out', type=Path, help='report (.md, and .json beside it; default: in the work dir)'
+    )
+    cli.add_config_options(parser)
+    args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error('--seeds is a whole number of at least 1')
+    args.out = args.out or args.work_dir / f'report-{args.split}.md'
+    return args
+
+
+# -------------------------------------------------------------------------------------- one model
+def job_folder(args: argparse.Namespace, name: str, seed: int) -> Path:
+    return args.work_dir / name / f'seed{seed}'
+
+
+def job_config(args: argparse.Namespace, name: str, seed: int) -> Config:
+    """The config of one training; tests run on the asked split."""
+    folder = job_folder(args, name, seed)
+    cfg = load_config(f'heads/{name}.py', args.data, folder, seed)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.log_level = 'WARNING'
+    if args.split == 'val':
+        cfg.test_dataloader = cfg.val_dataloader
+    return cfg
+
+
+def run_job(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Train and test one head with one seed, unless that is done."""
+    folder = job_folder(args, name, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, trained = train(job_config(args, name, seed), args.data, folder)
+    results = folder / f'{args.split}.json'
+    cfg = job_config(args, name, seed)
+    key = fingerprint(trained, cfg.test_dataloader, SETTINGS, ALIGNMENTS, HEADS[name].fine)
+    if read_json(results).get('fingerprint') != key:
+        write_json(results, dict(fingerprint=key, mIoU=test(cfg, checkpoint, HEADS[name].fine)))
+
+
+def train(cfg: Config, data: Path, folder: Path) -> tuple[Path, str]:
+    """Train, unless this very run is there; the checkpoint and the run's fingerprint."""
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+    key = fingerprint(cfg, (data / 'manifest.json').read_text())
+    checkpoint = folder / f'iter_{cfg.train_cfg.max_iters}.pth'
+    done = folder / 'trained.json'
+    if read_json(done).get('fingerprint') != key or not checkpoint.is_file():
+        done.unlink(missing_ok=True)
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(Ticker(str(folder)))
+        runner.train()
+        write_json(done, dict(fingerprint=key))
+    return checkpoint, key
+
+
+class Ticker(Hook):
+    """A line with the time left of a training every hundred iterations."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.start = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, outputs: dict, **kwargs) -> None:
+        done = runner.iter + 1
+        if done % 100 == 0:
+            spent = time.perf_counter() - self.start
+            left = spent / done * (runner.max_iters - done)
+            print(
+                f'{self.title}: {done} of {runner.max_iters} iterations, '
+                f'loss {float(outputs["loss"]):.3f}, about {left:.0f} s left of them',
+                flush=True,
+            )
+
+
+def test(cfg: Config, checkpoint: Path, fine: int) -> dict:
+    """mIoU of the plain model, and of every setting and alignment."""
+    cfg.load_from = str(checkpoint)
+    runner = Runner.from_cfg(cfg)
+    groups = {'deep': [-1], 'fine': [fine]}
+    size = cfg.data_preprocessor.size
+
+    def measured() -> float:
+        torch.manual_seed(0)  # Hamburgers draw their bases anew at every call
+        return float(runner.test()['mIoU'])
+
+    found: dict = {'plain': measured()}
+    for setting in SETTINGS:
+        found[setting] = {}
+        for alignment, options in ALIGNMENTS.items():
+            with mmdiscard.attach(
+                runner.model,
+                subsampling=dict(groups=groups[setting], input_size=size),
+                search=dict(type='SpreadStates', budget=4),
+                aggregator=dict(type='AverageAggregator', **options),
+            ):
+                found[setting][alignment] = measured()
+    return found
+
+
+# ---------------------------------------------------------------------------------------- report
+def collect(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """What is finished: results of every head, one per seed."""
+    found = {}
+    for name in HEADS:
+        files = [job_folder(args, name, s) / f'{args.split}.json' for s in range(args.seeds)]
+        results = [read_json(path)['mIoU'] for path in files if path.is_file()]
+        if results:
+            found[name] = results
+    return found
+
+
+def table(found: dict[str, list[dict]], setting: str) -> list[str]:
+    """Lines of one table: gains over the plain model and over the published alignment."""
+    lines = [
+        f'| head | seeds | plain | {" | ".join(ALIGNMENTS)} | exact - paper |',
+        '|---|---:|---:|' + '---:|' * (len(ALIGNMENTS) + 1),
+    ]
+    means: dict[str, list[float]] = {key: [] for key in ('plain', *ALIGNMENTS)}
+    for name, results in found.items():
+        runs = {key: [r[setting][key] for r in results] for key in ALIGNMENTS}
+        runs['plain'] = [r['plain'] for r in results]
+        for key, values in runs.items():
+            means[key].append(fmean(values))
+        lines.append(row(HEADS[name].title, str(len(results)), runs))
+    if len(found) > 1:
+        lines.append(row('**all heads**', '', means))
+    return lines
+
+
+def row(title: str, seeds: str, runs: dict[str, list[float]]) -> str:
+    gains = [paired_interval(runs['plain'], runs[key]) for key in ALIGNMENTS]
+    better = paired_interval(runs[PUBLISHED], runs['exact'])
+    cells = [title, seeds, f'{fmean(runs["plain"]):.2f}', *map(str, gains), str(better)]
+    return f'| {" | ".join(cells)} |'
+
+
+def write_report(args: argparse.Namespace) -> str:
+    """Write what is finished as Markdown and JSON; the Markdown."""
+    found = collect(args)
+    lines = []
+    for setting, title in SETTINGS.items():
+        lines += [f'{title}, {args.split} split:', '', *table(found, setting), '']
+    lines += [
+        'Columns after `plain` (mIoU, %): paired difference with its 95 % interval over seeds; in',
+        'the last row over heads.',
+    ]
+    text = '\n'.join(lines) + '\n'
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = args.out.with_suffix('.partial')
+    partial.write_text(text, encoding='utf-8')
+    partial.replace(args.out)
+    write_json(args.out.with_suffix('.json'), found)
+    return text
+
+
+# ------------------------------------------------------------------------------------------ main
+def heads_to_run(args: argparse.Namespace) -> list[str]:
+    """The heads asked for; by default all that this build of mmcv has the operators for.
+
+    Raises:
+        MMDiscardError: if one was asked for that cannot be built.
+    """
+    try:
+        import mmcv.ops  # noqa: F401
+    except ImportError:
+        lacking = [name for name in args.heads or HEADS if HEADS[name].ops]
+        if args.heads and lacking:
+            raise MMDiscardError(
+                f'{", ".join(lacking)} needs mmcv.ops, which this build of mmcv lacks; run it with '
+                "an mmcv that was built with operators (OpenMMLab's own releases)"
+            ) from None
+        if lacking:
+            print(f'left out, they need mmcv.ops: {", ".join(lacking)}', flush=True)
+        return [name for name in args.heads or HEADS if name not in lacking]
+    return list(args.heads or HEADS)
+
+
+def run_all(args: argparse.Namespace) -> None:
+    if not (args.data / 'manifest.json').is_file():
+        print(f'Data: {make_digit_scenes(args.data)}', flush=True)
+    # One seed of every head first, so that an early end leaves a whole table.
+    names = heads_to_run(args)
+    jobs = [(name, seed) for seed in range(args.seeds) for name in names]
+    start = time.perf_counter()
+    for count, (name, seed) in enumerate(jobs, 1):
+        run_job(args, name, seed)
+        write_report(args)
+        spent = time.perf_counter() - start
+        print(
+            f'{name} seed {seed} done: {count} of {len(jobs)}, {spent:.0f} s spent, about '
+            f'{spent / count * (len(jobs) - count):.0f} s left',
+            flush=True,
+        )
+    print(f'\n{write_report(args)}\nReport: {args.out}')
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(1)
+    try:
+        run_all(args)
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted. What is finished is kept: the same command goes on from there.')
+
+
+if __name__ == '__main__':
+    cli.run(main)

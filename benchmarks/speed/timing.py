@@ -1,0 +1,337 @@
+"""Time and memory of predictions, in units of the plain model's, within one run.
+
+Absolute times say little about another machine, and drift on a busy one. So every measurement of a
+method stands between two of the plain model, its ratio is to their mean, and a figure is the median
+of such ratios over turns in which every method has its go.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from benchmarks.speed.methods import METHODS, Contender, Workbench
+from benchmarks.speed.peak_memory import peak_memory
+from mmdiscard.engine import cli
+from mmdiscard.errors import MMDiscardError
+
+PLAIN = 'plain'
+UNFIT = (RuntimeError, AssertionError, TypeError, ValueError, IndexError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model of an MM package that a benchmark knows by name.
+
+    Attributes:
+        config: where its package keeps the config.
+        size: ``(H, W)`` to measure with.
+        batch: images per batch.
+        groups: which groups to search.
+    """
+
+    config: str
+    size: tuple[int, int]
+    batch: int
+    groups: str = 'inner'
+
+
+OTHERS = {'mmpretrain': ((224, 224), 8), 'mmseg': ((512, 512), 1)}
+
+
+# --------------------------------------------------------------------------------------- the model
+def read_model_config(name: str, named: Mapping[str, NamedModel]) -> tuple[Config, NamedModel]:
+    """The config that a path, a key of ``named``, or ``package::path`` stands for.
+
+    Raises:
+        MMDiscardError: if there is none, or it cannot be read.
+    """
+    known = named.get(name)
+    where = known.config if known else name
+    cfg = _packaged_config(where) if '::' in where else cli.read_config(where)
+    scope = cli.package_of(cfg, where)
+    return cfg, known or NamedModel(where, *OTHERS[scope])
+
+
+def _packaged_config(where: str) -> Config:
+    try:
+        return Config.fromstring(f'_base_ = {where!r}', '.py')
+    except Exception as error:  # MMEngine and the package raise whatever comes to hand
+        raise MMDiscardError(
+            f'cannot read {where}: {type(error).__name__}: {error}; it has to be the path of a '
+            'config within its package'
+        ) from error
+
+
+def set_classes(model: Mapping[str, Any], classes: int) -> None:
+    """Give every head of a model's config another number of classes."""
+    for field in ('head', 'decode_head', 'auxiliary_head'):
+        heads = model.get(field) or []
+        for head in heads if isinstance(heads, list) else [heads]:
+            head['num_classes'] = classes
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The config's model with random weights, for outputs of whole images.
+
+    Raises:
+        MMDiscardError: if it cannot be built.
+    """
+    init_default_scope(cfg.default_scope)
+    if cfg.default_scope == 'mmseg':
+        cfg.model.test_cfg = dict(mode='whole')  # one pass at the size that was asked for
+    try:
+        return MODELS.build(cfg.model).eval()
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise MMDiscardError(
+            f'the model cannot be built: {type(error).__name__}: {error}; is an override of '
+            '--cfg-options misspelt?'
+        ) from error
+
+
+def hook_settings(cfg: Config) -> dict[str, Any]:
+    """What the config's search hook passes on to `mmdiscard.attach`; nothing if it has none.
+
+    Raises:
+        MMDiscardError: if ``custom_hooks`` is no list of dicts, as overrides can make it.
+    """
+    hooks = cfg.get('custom_hooks') or []
+    if not isinstance(hooks, list) or not all(isinstance(hook, dict) for hook in hooks):
+        raise MMDiscardError(f'custom_hooks has to be a list of dicts; got {hooks!r}')
+    hooks = [hook for hook in hooks if cli.is_discard_type(hook)]
+    fields = ('subsampling', 'search', 'aggregator', 'max_rows', 'max_cache_bytes')
+    return {field: hooks[0][field] for field in fields if hooks and hooks[0].get(field) is not None}
+
+
+def check_device(device: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        MMDiscardError: if there is none.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MMDiscardError(f'--device {device} cannot be used: {error}') from error
+    return found
+
+
+def check_plain(bench: Workbench) -> None:
+    """Run the plain model once.
+
+    Raises:
+        MMDiscardError: if it refuses its images.
+    """
+    try:
+        bench.plain()
+    except UNFIT as error:
+        size = ' x '.join(map(str, bench.images.shape[2:]))
+        raise MMDiscardError(f'the model does not run on images of {size}: {error}') from error
+
+
+# ------------------------------------------------------------------------------------ measurement
+class Progress:
+    """A line per step, with how long the rest will take.
+
+    Args:
+        say: where lines go.
+    """
+
+    def __init__(self, say: Callable[[str], None] = print) -> None:
+        self.say = say
+        self.start(1)
+
+    def start(self, total: int) -> None:
+        """Begin something of ``total`` steps."""
+        self.total, self.done, self.began = total, 0, time.perf_counter()
+
+    def step(self, what: str) -> None:
+        """One more step is done."""
+        self.done += 1
+        left = (time.perf_counter() - self.began) / self.done * (self.total - self.done)
+        self.report(f'[{self.done}/{self.total}, {left:.0f} s left] {what}')
+
+
+def line_up(
+    bench: Workbench, methods: Sequence[str], budgets: Sequence[int], progress: Progress
+) -> list[Contender]:
+    """Attach and warm up everything that will be measured.
+
+    Raises:
+        MMDiscardError: if a method or a budget does not fit the model.
+    """
+    check_plain(bench)
+    device = bench.images.device
+    found: list[Contender] = []
+    turn = plain = seconds_of(bench.plain, device)
+    progress.start(len(methods))
+    for method in methods:
+        lineup, seconds = prepare(bench, method, budgets)
+        found += lineup
+        turn += seconds + plain * len(lineup)
+        progress.step(f'{method} is ready')
+    progress.report(f'a turn takes about {turn:.1f} s')
+    return found
+
+
+def prepare(bench: Workbench, method: str, budgets: Sequence[int]) -> tuple[list[Contender], float]:
+    """A method with every budget, each warmed up, and the seconds that one go of them takes.
+
+    Raises:
+        MMDiscardError: if it does not fit the model, the images, or the budgets.
+    """
+    try:
+        lineup = METHODS[method].lineup(bench, budgets)
+        return lineup, sum(seconds_of(one.predict, bench.images.device) for one in lineup)
+    except MMDiscardError:
+        raise
+    except UNFIT as error:
+        raise MMDiscardError(f'the method {method} does not run: {error}') from error
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, the device's queue included."""
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one method over the turns, and of the plain model around each.
+
+    Attributes:
+        own: seconds of each turn.
+        plain: mean of the plain predictions before and after.
+    """
+
+    own: tuple[float, ...]
+    plain: tuple[float, ...]
+
+    def record(self) -> dict[str, float]:
+        """Medians over the turns, and the spread of the ratio."""
+        ratios = [own / plain for own, plain in zip(self.own, self.plain, strict=True)]
+        return dict(
+            seconds=statistics.median(self.own),
+            ratio=statistics.median(ratios),
+            ratio_min=min(ratios),
+            ratio_max=max(ratios),
+        )
+
+
+def time_turns(
+    plain: Callable[[], object],
+    calls: Sequence[Callable[[], object]],
+    turns: int,
+    device: torch.device,
+    progress: Progress,
+) -> list[Times]:
+    """Let all have their go, ``turns`` times, with the plain model in between.
+
+    Returns:
+        `Times` of the plain model (each against the one before), then of every call.
+    """
+    own: list[list[float]] = [[] for _ in range(len(calls) + 1)]
+    around: list[list[float]] = [[] for _ in range(len(calls) + 1)]
+    before = seconds_of(plain, device)
+    progress.start(turns)
+    for turn in range(turns):
+        # The plain model against itself: what a ratio of 1 looks like on this machine.
+        again = seconds_of(plain, device)
+        own[0].append(again)
+        around[0].append(before)
+        before = again
+        for index, call in enumerate(calls, 1):
+            own[index].append(seconds_of(call, device))
+            after = seconds_of(plain, device)
+            around[index].append((before + after) / 2)
+            before = after
+        progress.step(f'turn {turn + 1} of {turns}')
+    return [Times(tuple(a), tuple(b)) for a, b in zip(own, around, strict=True)]
+
+
+def measure_peaks(
+    calls: Sequence[Callable[[], object]], device: torch.device, progress: Progress
+) -> list[int]:
+    """Peak memory of each, see `peak_memory`."""
+    progress.start(len(calls))
+    found = []
+    for call in calls:
+        found.append(peak_memory(call, device))
+        progress.step(f'peak memory {found[-1] / 2**20:.1f} MiB')
+    return found
+
+
+def records(
+    contenders: Sequence[Contender],
+    times: Sequence[Times] | None,
+    peaks: Sequence[int] | None,
+) -> Iterator[dict[str, Any]]:
+    """One record for the plain model and each contender, ready for JSON.
+
+    Args:
+        contenders: as measured.
+        times: of the plain model and of each; None if not measured.
+        peaks: in bytes, likewise.
+    """
+    names = [dict(method=PLAIN, budget=1, states=1.0, bound=1.0, difference=None)]
+    names += [
+        dict(
+            method=one.name,
+            budget=one.budget or round(one.states),
+            states=one.states,
+            bound=one.bound,
+            difference=one.difference,
+        )
+        for one in contenders
+    ]
+    for index, record in enumerate(names):
+        if times:
+            record |= times[index].record()
+            record['quotient'] = record['ratio'] / record['bound'] if record['bound'] else None
+        if peaks:
+            record |= dict(peak_bytes=peaks[index], peak_ratio=peaks[index] / max(peaks[0], 1))
+        yield record
+
+
+# ------------------------------------------------------------------------------------ the machine
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    found = dict(
+        cpu=_cpu_name(),
+        cores=cores,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        device=str(device),
+    )
+    if device.type == 'cuda':
+        found |= dict(gpu=torch.cuda.get_device_name(device), cuda=torch.version.cuda)
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,66 @@
+"""`benchmarks/learned/run.py` on a few images: the table, what is kept, and the metric."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from integration.layouts import write_checkpoint
+from mmengine.config import Config
+from mmseg.evaluation import IoUMetric
+
+from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
+from mmdiscard.errors import MMDiscardError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from benchmarks.learned import run as compare_learned
+
+    monkeypatch.setattr(compare_learned, 'BUDGETS', (2, 3))
+    return compare_learned
+
+
+def test_it_writes_a_table_and_keeps_what_is_finished(tool, tmp_path, monkeypatch, capsys):
+    scenes = DigitSceneParams(cls_images=(1, 1, 1), seg_images=(12, 1, 3), seg_size=64)
+    data = make_digit_scenes(tmp_path / 'scenes', scenes)
+    config = Config.fromfile(ROOT / 'configs/demo/segmentor_mit.py')
+    write_checkpoint(config, tmp_path / 'demo/segmentor_mit/seed0/iter_1.pth')
+    arguments = ['--models', 'segmentor_mit', '--seeds', '1', '--images', '10']
+    arguments += ['--demo', tmp_path / 'demo', '--data', data, '--work-dir', tmp_path / 'out']
+    monkeypatch.setattr(sys, 'argv', ['compare_learned.py', *map(str, arguments)])
+    tool.main()
+    table = (tmp_path / 'out' / 'table_test.md').read_text()
+    for label in ('plain + class correction', 'B=2, phase (ours)', 'B=3, attention, lr 1e-06'):
+        assert f'| {label} |' in table
+    assert not list((tmp_path / 'out').glob('tmp*'))
+    capsys.readouterr()
+    monkeypatch.setattr(tool, 'run', None)  # nothing is computed again
+    tool.main()
+    assert table.strip() in capsys.readouterr().out
+    monkeypatch.setattr(sys, 'argv', [*sys.argv, '--seeds', '2'])
+    with pytest.raises(MMDiscardError, match='run `make demo` first'):
+        tool.main()
+
+
+def test_its_metric_is_that_of_mmseg(tool):
+    logits = torch.randn(2, 5, 16, 16)
+    labels = torch.randint(0, 5, (2, 16, 16))
+    labels[:, :3] = 255
+    confusion = tool.Confusion()
+    confusion.add(logits, labels)
+    metric = IoUMetric()
+    metric.dataset_meta = dict(classes=list('abcde'))
+    pixels = zip(logits.argmax(1), labels, strict=True)
+    metric.process(
+        {},
+        [
+            dict(pred_sem_seg=dict(data=found[None]), gt_sem_seg=dict(data=label[None]))
+            for found, label in pixels
+        ],
+    )
+    expected = metric.compute_metrics(metric.results)['mIoU']
+    assert confusion.metric(dense=True) == pytest.approx(float(expected), abs=0.01)

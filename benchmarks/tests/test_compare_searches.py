@@ -1,0 +1,99 @@
+"""`benchmarks/search/compare_states.py` and `benchmarks/search/compare_gates.py` on real scenes, with real Runners."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from integration.layouts import write_checkpoint
+from mmengine.config import Config
+from test_calibrate import CONFIG, ROOT, SCENES
+
+from benchmarks.demo.digit_scenes import make_digit_scenes
+from benchmarks.search.comparison import Comparison
+from mmdiscard.engine import cli
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f'mmdiscard_{name}', ROOT / f'tools/{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """A config and two checkpoints of its model."""
+    folder = tmp_path_factory.mktemp('compare')
+    data = make_digit_scenes(folder / 'scenes', SCENES)
+    config = folder / 'config.py'
+    config.write_text(CONFIG.format(root=ROOT, data=data, more=''))
+    first = write_checkpoint(Config.fromfile(str(config)), folder / 'a.pth')
+    second = Path(shutil.copy(first, folder / 'b.pth'))
+    return [str(config), str(first), str(second)]
+
+
+@pytest.fixture
+def no_more_tests(monkeypatch):
+    """From now on, testing anything again is an error."""
+
+    def forbid():
+        monkeypatch.setattr(Comparison, '_run', None)
+
+    return forbid
+
+
+def test_states_are_compared_at_the_same_cost_and_only_once(files, tmp_path, no_more_tests, capsys):
+    command = [*files, '--cost', '2', '--images', '2', '--work-dir', str(tmp_path)]
+    tool = load('compare_states')
+    tool.main(command)
+    table = (tmp_path / 'states_cost2_comparison.md').read_text()
+    assert table in capsys.readouterr().out
+    results = json.loads((tmp_path / 'states_cost2_comparison.json').read_text())
+    assert set(results) == {
+        'plain',
+        'calibrated set',
+        'spread',
+        'per image, deep first',
+        'per image, shallow first',
+    }
+    for name, runs in results.items():
+        assert len(runs) == 2 and runs[0] == runs[1]  # the two checkpoints are the same
+        assert runs[0]['cost'] <= 2 + 1e-6 and (runs[0]['states'] > 1) == (name != 'plain')
+        assert f'| {name} | {runs[0]["metric"]:.2f} |' in table
+    states = [json.loads(p.read_text())['states'] for p in tmp_path.glob('run*/states_val2*.json')]
+    assert len(states) == 2 and states[0] == states[1]
+    no_more_tests()
+    tool.main(command)
+
+
+def test_gates_are_compared_with_the_whole_search(files, tmp_path, no_more_tests):
+    command = [*files[:2], '--costs', '1.5', '2', '--budgets', '2', '--work-dir', str(tmp_path)]
+    tool = load('compare_gates')
+    tool.main(command)
+    results = json.loads((tmp_path / 'entropy_gates.json').read_text())
+    assert list(results) == ['plain', 'no gate', 'gate, cost 1.5', 'gate, cost 2', '2 states']
+    costs = {name: runs[0]['cost'] for name, runs in results.items()}
+    assert costs['plain'] == 1 < costs['gate, cost 2'] < costs['no gate']
+    assert results['2 states'][0]['states'] == 2
+    assert (tmp_path / 'entropy_gates.png').stat().st_size > 1000
+    no_more_tests()
+    tool.main(command)
+
+
+def test_the_share_of_the_gain_is_that_of_the_means():
+    tool = load('compare_gates')
+    results = {
+        'plain': [dict(metric=50.0), dict(metric=60.0)],
+        'no gate': [dict(metric=54.0), dict(metric=66.0)],
+        'gate, cost 2': [dict(metric=53.0), dict(metric=64.0)],
+    }
+    assert tool.share_of_gain(results, 'gate, cost 2') == pytest.approx(0.7)
+
+
+def test_a_metric_that_is_not_there_is_named(files, tmp_path, capsys):
+    command = [*files[:2], '--metric', 'IoU', '--images', '2', '--work-dir', str(tmp_path)]
+    with pytest.raises(SystemExit):
+        cli.run(lambda: load('compare_states').main(command))
+    assert "gives no metric 'IoU'; choose one of aAcc, mIoU" in capsys.readouterr().err

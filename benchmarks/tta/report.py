@@ -1,0 +1,155 @@
+"""The comparison of test-time augmentation with and without mmdiscard, as a page and a figure."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from benchmarks.common.figures import _pyplot, _save
+from benchmarks.common.statistics import Interval, paired_interval
+
+PLAIN = 'plain'
+ALONE = 'mmdiscard, one view'
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """Results of one model.
+
+    Attributes:
+        title: names model and metric.
+        runs: per checkpoint what `mmdiscard.engine.compare_tta.compare` returned.
+        states: total budget -> states per view with mmdiscard.
+    """
+
+    title: str
+    runs: Sequence[Mapping[str, Any]]
+    states: Mapping[int, int]
+
+    @property
+    def plain(self) -> list[float]:
+        """The metric of the plain model, per checkpoint."""
+        return [run['1']['rows'][PLAIN]['1'] for run in self.runs]
+
+    @property
+    def rows(self) -> list[str]:
+        """Names of the mergers."""
+        return [row for row in self.runs[0]['1']['rows'] if row != PLAIN]
+
+    def alone(self, budget: int) -> list[float]:
+        """The metric of one view with as many states as each view has at a total budget."""
+        level = str(self.states[budget])
+        return [run[level]['rows'][ALONE][level] for run in self.runs]
+
+    def metrics(self, row: str, budget: int, with_states: bool) -> list[float]:
+        """The metric of a row, per checkpoint."""
+        level = str(self.states[budget]) if with_states else '1'
+        return [run[level]['rows'][row][str(budget)] for run in self.runs]
+
+    def cost(self, budget: int, with_states: bool) -> float:
+        """Plain forwards that a total budget costs."""
+        return budget // self.states[budget] * self.cost_of_view(budget) if with_states else budget
+
+    def cost_of_view(self, budget: int) -> float:
+        """Plain forwards that one view costs with its states."""
+        return statistics.fmean(run[str(self.states[budget])]['cost'] for run in self.runs)
+
+
+def tables(model: ComparedModel) -> list[str]:
+    """Lines of two tables: all rows, and what mmdiscard adds to each."""
+    return [*_all_rows(model), '', *_added(model)]
+
+
+def _all_rows(model: ComparedModel) -> list[str]:
+    count = len(model.runs)
+    plain = statistics.fmean(model.plain)
+    head = ' | '.join(f'total budget {budget}' for budget in model.states)
+    lines = [
+        f'{model.title}, {count} checkpoint(s); in brackets the gain over plain'
+        f'{" with its 95 % interval" if count > 1 else ""}.',
+        '',
+        f'| method | {head} |',
+        f'|---|{"---:|" * len(model.states)}',
+        f'| plain | {" | ".join([f"{plain:.2f}"] + [""] * (len(model.states) - 1))} |',
+        f'| {ALONE} | {" | ".join(_alone(model, budget) for budget in model.states)} |',
+    ]
+    for row in model.rows:
+        for with_states in (False, True):
+            cells = [_cell(model, row, budget, with_states) for budget in model.states]
+            lines.append(f'| {row}{" + mmdiscard" * with_states} | {" | ".join(cells)} |')
+    for with_states, name in ((False, 'TTA'), (True, 'TTA + mmdiscard')):
+        costs = [f'{model.cost(budget, with_states):.1f}' for budget in model.states]
+        lines.append(f'| cost of {name}, plain forwards | {" | ".join(costs)} |')
+    return lines
+
+
+def _alone(model: ComparedModel, budget: int) -> str:
+    states, cost = model.states[budget], model.cost_of_view(budget)
+    return f'{_with_gain(model, model.alone(budget))}, {states} states, cost {cost:.1f}'
+
+
+def _cell(model: ComparedModel, row: str, budget: int, with_states: bool) -> str:
+    return _with_gain(model, model.metrics(row, budget, with_states))
+
+
+def _with_gain(model: ComparedModel, metrics: Sequence[float]) -> str:
+    return f'{statistics.fmean(metrics):.2f} ({paired_interval(model.plain, metrics)})'
+
+
+def _added(model: ComparedModel) -> list[str]:
+    head = ' | '.join(
+        f'{budget} = {budget // states} x {states}' for budget, states in model.states.items()
+    )
+    lines = [
+        'What mmdiscard adds to each at the same total budget (views x states in its head); '
+        'intervals that leave out 0 in bold.',
+        '',
+        f'| method | {head} |',
+        f'|---|{"---:|" * len(model.states)}',
+    ]
+    for row in model.rows:
+        cells = []
+        for budget in model.states:
+            gain = added(model, row, budget)
+            cells.append(f'**{gain}**' if _certain(gain) else str(gain))
+        lines.append(f'| {row} | {" | ".join(cells)} |')
+    return lines
+
+
+def added(model: ComparedModel, row: str, budget: int) -> Interval:
+    """TTA with mmdiscard over TTA alone at the same total budget, paired by checkpoint."""
+    return paired_interval(model.metrics(row, budget, False), model.metrics(row, budget, True))
+
+
+def _certain(gain: Interval) -> bool:
+    return not math.isnan(gain.half_width) and abs(gain.mean) > gain.half_width
+
+
+def draw_budgets(models: Sequence[ComparedModel], path: str | PathLike) -> None:
+    """Metric against total budget: one panel per model, one colour per merger.
+
+    Args:
+        models: at least one.
+        path: picture file.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, len(models), figsize=(4.4 * len(models), 3.6), squeeze=False)
+    for axis, model in zip(axes[0], models, strict=True):
+        budgets = list(model.states)
+        axis.axhline(statistics.fmean(model.plain), color='black', linewidth=1, label='plain')
+        for number, row in enumerate(model.rows):
+            for with_states, line in ((False, ':'), (True, '-')):
+                means = [
+                    statistics.fmean(model.metrics(row, budget, with_states)) for budget in budgets
+                ]
+                label = row + ' + mmdiscard' * with_states
+                axis.plot(budgets, means, line, color=f'C{number}', marker='.', label=label)
+        axis.set_title(model.title, fontsize=9)
+        axis.set_xlabel('total budget (views x states)')
+        axis.set_xscale('log', base=2)
+        axis.set_xticks(budgets, list(map(str, budgets)))
+        axis.grid(alpha=0.3)
+    axes[0][-1].legend(fontsize=6, ncols=2)
+    _save(figure, path)

@@ -1,0 +1,132 @@
+"""What is known of some computed rows, worked out when first asked for."""
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..execution import BackboneOutputs, Levels
+from .alignment import Alignment, translate
+from .geometry import Geometry
+
+PART = 2**18  # numbers worked on at once, on a CPU
+PART_ON_GPU = 2**26
+Head = Callable[[Levels, BackboneOutputs], Tensor]
+
+
+class RowOutputs:
+    """One part of the rows on its way from features to what is merged.
+
+    Args:
+        computed: rows and features.
+        head: turns levels into logits ``(M, K)`` or ``(M, K, H, W)``.
+        geometry: of the searched groups.
+        alignment: how states are brought together.
+        reads: which features the head reads for a single state.
+    """
+
+    def __init__(
+        self,
+        computed: BackboneOutputs,
+        head: Head,
+        geometry: Geometry,
+        alignment: Alignment,
+        reads: Callable[['RowOutputs'], Levels],
+    ) -> None:
+        self.computed = computed
+        self.rows = computed.rows
+        self.positions = computed.positions
+        self._head = head
+        self._geometry = geometry
+        self._alignment = alignment
+        self._reads = reads
+
+    @cached_property
+    def aligned(self) -> Levels:
+        """Features per level after alignment, ``(M, C, h, w)``."""
+        return self._alignment.features(self.computed.features, self.rows.states, self._geometry)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """What the head says of each row, ``(M, K)`` or ``(M, K, H, W)``, where it lies."""
+        return self._head(self._reads(self), self.computed)
+
+    @cached_property
+    def shift(self) -> Tensor | None:
+        """Displacement ``(M, 2)`` of `logits` in whole pixels; None if they stay in place."""
+        if not self._alignment.in_output_space:
+            return None
+        displacement = self._geometry.space.displacement(self.rows.states)
+        sizes = zip(self.logits.shape[2:], self.computed.inputs.shape[2:], strict=True)
+        return (displacement * torch.tensor([out / size for out, size in sizes])).round().long()
+
+    @cached_property
+    def output(self) -> Tensor:
+        """`logits` moved back by the displacement."""
+        return self.logits if self.shift is None else translate(self.logits, self.shift)
+
+    @cached_property
+    def entropies(self) -> Tensor:
+        """Normalised entropy of `logits` in 0..1: ``(M,)``, or ``(M, H, W)`` if dense."""
+        return normalized_entropy(self.logits)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """Normalised entropy ``(M,)`` in 0..1 of each row, the mean over pixels if dense."""
+        return _per_row(self.entropies)
+
+    @cached_property
+    def margin(self) -> Tensor:
+        """Lead of the first class over the second, ``(M,)`` in 0..1, the mean if dense."""
+        return _per_row(probability_margin(self.logits))
+
+
+def normalized_entropy(logits: Tensor) -> Tensor:
+    """Entropy over classes divided by its maximum: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1.
+
+    A single channel is the logit of a binary decision.
+    """
+    return _in_parts(_entropy, logits)
+
+
+def probability_margin(logits: Tensor) -> Tensor:
+    """Lead of the first class over the second: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1."""
+    return _in_parts(_margin, logits)
+
+
+def _in_parts(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """Apply ``function`` to a few rows of pixels at a time, to work in the processor's cache."""
+    if logits.ndim < 4:
+        return function(logits)
+    elements = PART_ON_GPU if logits.is_cuda else PART
+    height = max(1, elements * logits.shape[2] // logits.numel())
+    return torch.cat([function(part) for part in logits.split(height, dim=2)], dim=1)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    # With e = exp(x - max) and Z its sum, H = log Z - sum(e (x - max)) / Z: one exponential.
+    below = _centred(logits)
+    powers = below.exp()
+    total = powers.sum(1)
+    entropy = total.log() - powers.mul_(below).sum(1).div_(total)
+    return entropy.clamp_(min=0).div_(math.log(below.shape[1]))
+
+
+def _margin(logits: Tensor) -> Tensor:
+    below = _centred(logits)
+    second = below.topk(2, dim=1).values[:, 1]
+    return (1 - second.exp()) / below.exp().sum(1)
+
+
+def _centred(logits: Tensor) -> Tensor:
+    """Logits less the largest of their row or pixel; a binary decision gets its second class."""
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
+    return logits - logits.amax(1, keepdim=True)
+
+
+def _per_row(values: Tensor) -> Tensor:
+    return values if values.ndim == 1 else values.flatten(1).mean(1)

@@ -1,0 +1,114 @@
+"""Running weighted mean per image, which takes in states as they are computed."""
+
+import torch
+from torch import Tensor
+
+from ..subsampling.layers import memory_format
+from .alignment import equal_moves, pieces, translate
+
+
+class RunningMean:
+    """Weighted mean per image that takes in values one at a time.
+
+    The first value of an image is kept as it is, so one state alone comes out bit for bit.
+
+    Attributes:
+        value: ``(N, ...)``, the means; never written to in place while others may hold it.
+        total: ``(N, 1, ...)``, the sums of the weights.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        self.num_images = num_images
+        self.value: Tensor | None = None
+        self.total: Tensor | None = None
+        self._owned = False
+
+    def add(
+        self,
+        images: Tensor,
+        values: Tensor,
+        weights: Tensor,
+        shift: Tensor | None = None,
+        writable: bool = False,
+    ) -> None:
+        """Take in one value for each of ``images``, which are distinct.
+
+        Args:
+            images: ``(m,)`` long.
+            values: ``(m, ...)``.
+            weights: ``(m,)`` or ``(m, H, W)``, above 0.
+            shift: ``(m, 2)`` long, whole cells by which values and weights are moved first, as in
+                `translate`; None for not at all.
+            writable: nobody else needs values and weights.
+        """
+        weights = _expand(weights, values)
+        if shift is None or not shift.any():
+            self._add(images, values, weights, writable)
+        elif self.value is None:
+            self._add(images, translate(values, shift), translate_maps(weights, shift), False)
+        else:
+            self._add_moved(images, values, translate_maps(weights, shift), shift)
+
+    def _add(self, images: Tensor, values: Tensor, weights: Tensor, writable: bool) -> None:
+        every = len(images) == self.num_images
+        if self.value is None and every:
+            self.value, self.total = values, weights  # the usual beginning, without a copy
+            self._owned = writable
+            return
+        self._begin(values, weights)
+        index = slice(None) if every else images.to(values.device)
+        share = self._share(index, weights).to(values.dtype)
+        if every:
+            self.value.lerp_(values.to(self.value.dtype), share)
+        else:
+            mixed = torch.lerp(self.value[index], values.to(self.value.dtype), share)
+            self.value[index] = mixed
+
+    def _add_moved(self, images: Tensor, values: Tensor, weights: Tensor, shift: Tensor) -> None:
+        """Move and mix in one go: dense values are too large to be written twice."""
+        self._begin(values, weights)
+        values = values.to(self.value.dtype)
+        every = len(images) == self.num_images
+        index = slice(None) if every else images.to(values.device)
+        shares = self._share(index, weights).to(values.dtype)
+        for rows, (dy, dx) in equal_moves(shift):
+            targets = self.value[rows] if every else None
+            for into, of in pieces(dy, dx, values.shape[2:]):
+                share = shares[rows][into] if _is_map(shares) else shares[rows]
+                if targets is not None:
+                    targets[into].lerp_(values[rows][of], share)
+                    continue
+                for row, image in enumerate(images[rows].tolist()):
+                    self.value[image][into].lerp_(values[rows][row][of], share[row])
+
+    def _begin(self, values: Tensor, weights: Tensor) -> None:
+        """Make sure that there is memory of our own to write to."""
+        if self.value is None:
+            # In the memory format of the values: kernels that follow may round by it.
+            shape = (self.num_images, *values.shape[1:])
+            self.value = values.new_zeros(shape).to(memory_format=memory_format(values))
+            self.total = weights.new_zeros((self.num_images, *weights.shape[1:]))
+        elif not self._owned:
+            self.value, self.total = self.value.clone(), self.total.clone()
+        self._owned = True
+
+    def _share(self, index: Tensor | slice, weights: Tensor) -> Tensor:
+        """Count new weights in; their share of the totals, 1 for the first value of an image."""
+        self.total[index] += weights
+        return weights / self.total[index]
+
+
+def _expand(weights: Tensor, values: Tensor) -> Tensor:
+    """``(m,)`` or ``(m, H, W)`` so that it multiplies ``(m, C, ...)``."""
+    if weights.ndim == 1:
+        return weights.view(-1, *[1] * (values.ndim - 1))
+    return weights.unsqueeze(1)
+
+
+def _is_map(weights: Tensor) -> bool:
+    return weights.shape[2:].numel() > 1
+
+
+def translate_maps(weights: Tensor, shift: Tensor) -> Tensor:
+    """`translate` for weights, which are single numbers where they are no maps."""
+    return translate(weights, shift) if _is_map(weights) else weights

@@ -1,0 +1,80 @@
+"""What `tools/calibrate.py` does: from a config and a checkpoint to a file of states or a gate."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from ..engine.data_subset import CalibrationImages
+from ..engine.load_runner import digest, load_runner, search_settings
+from ..errors import MMDiscardError
+from ..models import attach
+from ..search import Budget
+from ..version import __version__
+from .candidates import ExternalStates
+from .forward_selection import ForwardSelection
+from .gate_calibration import GateCalibration
+from .state_calibration import StateCalibration
+
+
+@dataclass(frozen=True)
+class Request:
+    """One calibration.
+
+    Attributes:
+        config: path of the config, for the notes.
+        checkpoint: path or URL of the weights.
+        out: file to write.
+        images: what to calibrate on.
+        budget: as configs write it, for states; for gates ``dict(cost=...)``, the average.
+        gate: name of a gate's class; None to choose states.
+        candidates: states tried per round, at most.
+    """
+
+    config: str
+    checkpoint: str
+    out: Path
+    images: CalibrationImages
+    budget: Any
+    gate: str | None = None
+    candidates: int = 64
+
+
+def calibrate(cfg: Config, request: Request) -> Any:
+    """Choose states, or the threshold of a gate, and write the file.
+
+    Returns:
+        The steps of the selection, or what was written of the gate.
+
+    Raises:
+        MMDiscardError: if anything does not fit; before the model is built where possible.
+    """
+    settings = search_settings(cfg)
+    budget = Budget.parse(request.budget)
+    if request.candidates < 2:
+        raise MMDiscardError(f'--candidates is a number of at least 2; got {request.candidates}')
+    request.images.check(cfg)
+    init_default_scope(cfg.default_scope)
+    runner = load_runner(cfg, request.checkpoint)
+    loader, count = request.images.loader(cfg)
+    notes = dict(
+        config=request.config,
+        checkpoint=str(request.checkpoint),
+        weights=digest(runner.model),
+        split=request.images.split,
+        images=count,
+        seed=request.images.seed,
+        aggregator=settings.get('aggregator'),
+        mmdiscard=__version__,
+    )
+    if request.gate:
+        notes['search'] = settings.get('search')
+        gate = GateCalibration(runner.model, settings, request.gate, loader)
+        return gate.write(request.out, budget.cost, notes)
+    settings['search'] = ExternalStates()
+    with attach(runner.model, **settings) as ensemble:
+        selection = ForwardSelection(ensemble.space, ensemble.prices, budget, request.candidates)
+        notes |= dict(budget=request.budget, candidates=len(selection.pool))
+        return StateCalibration(ensemble, loader, selection, request.out, notes).run()

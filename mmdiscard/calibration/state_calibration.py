@@ -1,0 +1,127 @@
+"""One fixed set of states for a model, chosen on labelled images."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather, broadcast_object_list, is_main_process
+from torch.utils.data import DataLoader
+
+from ..engine.load_runner import preprocessed
+from ..models import Ensemble
+from ..search import write_states
+from ..utils import Progress, report, write_json
+from .candidates import merged_with_each
+from .forward_selection import ForwardSelection, Step
+from .labels import LABELS
+
+State = tuple[int, ...]
+
+
+class StateCalibration:
+    """Runs a `ForwardSelection`: one pass over the images per state that is chosen.
+
+    Nothing but losses is kept between batches. Finished rounds are written to a file beside the
+    result, and a second run with the same settings goes on from there.
+
+    Args:
+        ensemble: attached with `ExternalStates` and the aggregator that is to be used.
+        loader: labelled images of this process.
+        selection: what to choose from, and how much.
+        path: the file of states to write.
+        notes: what the choice depends on besides; written to the file, and to tell whether finished
+            rounds are of this run.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        loader: DataLoader,
+        selection: ForwardSelection,
+        path: Path,
+        notes: Mapping[str, Any],
+    ) -> None:
+        self.ensemble = ensemble
+        self.loader = loader
+        self.selection = selection
+        self.path = path
+        self.notes = dict(notes)
+        self.rounds_file = path.with_name(path.name + '.rounds')
+        self.labels = LABELS[ensemble.adapter.dense](ensemble.adapter.model)
+
+    def run(self) -> list[Step]:
+        """Choose, write the file, and say what was chosen.
+
+        Raises:
+            MMDiscardError: if the images are not labelled or the model gives no finite loss.
+        """
+        selection = self.selection
+        self._resume()
+        while candidates := selection.candidates():
+            step = selection.take(self._losses(candidates))
+            self._write_rounds()
+            report(_sentence(len(selection.steps), step))
+        best = selection.best()
+        self._write(best)
+        return best
+
+    def _losses(self, candidates: Sequence[State]) -> list[float]:
+        """Mean loss over all images of all processes, for each candidate."""
+        model, chosen = self.ensemble.adapter.model, self.selection.states
+        device = next(model.parameters()).device  # where processes can exchange tensors
+        sums = torch.zeros(len(candidates), 2, dtype=torch.float64)
+        what = f'state {len(chosen) + 1}, {len(candidates)} candidates: batch'
+        progress = Progress(len(self.loader), what)
+        for images, samples in preprocessed(model, self.loader):
+            for part in self.labels.passes(images, samples):
+                merged = merged_with_each(
+                    self.ensemble, part.images, part.context, chosen, candidates
+                )
+                for position, logits in merged:
+                    sums[position] += part.loss(logits).cpu()
+            progress.step()
+        # Added up in the order of the processes, so that all of them choose the same.
+        total = torch.stack(all_gather(sums.to(device))).cpu().sum(0)
+        return (total[:, 0] / total[:, 1].clamp(min=1)).tolist()
+
+    def _resume(self) -> None:
+        kept = [self._read_rounds() if is_main_process() else None]
+        broadcast_object_list(kept)
+        self.selection.steps += kept[0]
+        if kept[0]:
+            report(f'going on after {len(kept[0])} finished rounds, kept in {self.rounds_file}')
+
+    def _read_rounds(self) -> list[Step]:
+        try:
+            content = json.loads(self.rounds_file.read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return []
+        if content.get('run') != self._run():
+            report(f'{self.rounds_file} is of a run with other settings; beginning anew')
+            return []
+        return [Step(**step | dict(state=tuple(step['state']))) for step in content['steps']]
+
+    def _write_rounds(self) -> None:
+        if is_main_process():
+            steps = [asdict(step) for step in self.selection.steps]
+            write_json(self.rounds_file, dict(run=self._run(), steps=steps))
+
+    def _write(self, steps: Sequence[Step]) -> None:
+        if is_main_process():
+            rounds = [dict(loss=step.loss, cost=step.cost) for step in steps]
+            notes = dict(rounds=rounds, calibrated=self.notes)
+            states = [step.state for step in steps]
+            write_states(self.path, self.ensemble.fingerprint, states, notes)
+            self.rounds_file.unlink(missing_ok=True)
+
+    def _run(self) -> dict[str, Any]:
+        """What finished rounds must have been made with, as JSON gives it back."""
+        run = dict(fingerprint=self.ensemble.fingerprint.to_dict(), notes=self.notes)
+        return json.loads(json.dumps(run))
+
+
+def _sentence(number: int, step: Step) -> str:
+    return f'state {number}: {step.state}, loss {step.loss:.4f}, cost {step.cost:.2f}'

@@ -1,0 +1,68 @@
+"""A config's model with its weights, ready to be attached to, outside of a test loop."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..errors import MMDiscardError
+from ..models import unwrap
+from . import cli
+
+SETTINGS = ('subsampling', 'search', 'aggregator', 'max_rows', 'max_cache_bytes')
+
+
+def search_settings(cfg: Config) -> dict[str, Any]:
+    """What the config's `SubsamplingSearchHook` hands to `mmdiscard.attach`.
+
+    Raises:
+        MMDiscardError: if it has no such hook.
+    """
+    for hook in cfg.get('custom_hooks') or []:
+        kind = hook.get('type')
+        if getattr(kind, '__name__', str(kind)).endswith('SubsamplingSearchHook'):
+            settings = {name: hook[name] for name in SETTINGS if hook.get(name) is not None}
+            return Config(settings).to_dict()
+    raise MMDiscardError(
+        'the config has no SubsamplingSearchHook, which says what groups are searched and how '
+        'states are merged; add one to custom_hooks'
+    )
+
+
+def load_runner(cfg: Config, checkpoint: str) -> Runner:
+    """The config's Runner with the checkpoint in its model, plain and in evaluation mode.
+
+    Raises:
+        MMDiscardError: if the checkpoint does not belong to the model.
+    """
+    cli.check_checkpoint(checkpoint)
+    cli.make_plain(cfg)
+    cfg.load_from = checkpoint
+    runner = cli.build_runner(cfg)
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    runner.call_hook('before_test')  # such as averaged weights that take the others' place
+    runner.model.eval()
+    return runner
+
+
+def preprocessed(model: nn.Module, loader: DataLoader) -> Iterator[tuple[Tensor, Sequence[Any]]]:
+    """Batches as the model's own test step sees them: images ``(N, 3, H, W)`` and samples."""
+    for batch in loader:
+        data = model.data_preprocessor(batch, False)
+        yield data['inputs'], data['data_samples']
+
+
+@torch.no_grad()
+def digest(model: nn.Module) -> str:
+    """Eight hexadecimal digits that change with the weights."""
+    value = 0
+    for name, tensor in sorted(unwrap(model).state_dict().items()):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), value)
+    return f'{value:08x}'

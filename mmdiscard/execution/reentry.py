@@ -1,0 +1,92 @@
+"""Where a backbone can be entered in its middle, found out by trying.
+
+To enter at a group, the backbone's own forward is called with a batch of no rows, or of one where
+its code refuses none, and the group's hooks put recorded inputs in place. A backbone that keeps the
+number of images in mind while it runs comes out wrong or not at all: there, states are computed
+from further ahead.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..subsampling import StateHooks
+from .reference_executor import Levels
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+DUMMIES = (0, 1)
+
+
+@dataclass(frozen=True)
+class ReentryPoints:
+    """At which groups a backbone can be entered.
+
+    Attributes:
+        dummy_rows: by column, with how many rows its forward is called; None where it cannot be.
+    """
+
+    dummy_rows: tuple[int | None, ...]
+
+    def possible(self, column: int) -> bool:
+        return self.dummy_rows[column] is not None
+
+
+@torch.no_grad()
+def find_reentry_points(
+    forward: Callable[[Tensor], Levels], hooks: StateHooks, images: Tensor
+) -> ReentryPoints:
+    """Try every group: what comes out has to be what comes out of the whole backbone.
+
+    Args:
+        forward: the backbone, ``(M, 3, H, W)`` to its output levels.
+        hooks: of the searched groups.
+        images: ``(2, 3, H, W)``, different from each other.
+    """
+    groups = hooks.space.groups
+    last = [group.num_indices - 1 for group in groups]
+    states = torch.tensor([last, [0] * len(groups)])
+    with hooks.select(states, record=range(len(groups))) as selection:
+        expected = forward(images)
+    recorded = selection.recorded
+    return ReentryPoints(
+        tuple(
+            _dummy_rows(forward, hooks, images, states, column, recorded.get(column, {}), expected)
+            for column in range(len(groups))
+        )
+    )
+
+
+def _dummy_rows(
+    forward: Callable[[Tensor], Levels],
+    hooks: StateHooks,
+    images: Tensor,
+    states: Tensor,
+    column: int,
+    fed: dict[str, Tensor],
+    expected: Levels,
+) -> int | None:
+    """The fewest rows with which the backbone can be entered at one group."""
+    group = hooks.space.groups[column]
+    if set(fed) != set(group.members) or any(len(t) != len(states) for t in fed.values()):
+        return None
+    for rows in DUMMIES:
+        try:
+            with hooks.select(states, entry=column, fed=fed):
+                found = forward(images[:rows])
+        except Exception:  # whatever a backbone of others raises: then not like this
+            continue
+        if all(_close(found[level], expected[level]) for level in group.levels):
+            return rows
+    return None
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    tolerance = TOLERANCE.get(expected.dtype, 2e-2)
+    largest = float(expected.abs().max()) or 1.0
+    return torch.allclose(
+        found.float(), expected.float(), tolerance, tolerance * largest, equal_nan=True
+    )

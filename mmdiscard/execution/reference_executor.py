@@ -1,0 +1,64 @@
+"""How states are computed: rows of many images and states through one forward, within a limit."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..search import Rows
+from ..subsampling import StateHooks
+from .memory_limits import MemoryLimits
+
+Levels = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class BackboneOutputs:
+    """Some rows and what the backbone made of them.
+
+    Attributes:
+        rows: the rows, ``M`` of them.
+        inputs: ``(M, 3, H, W)`` images, of which heads read the size alone.
+        features: per output level ``(M, C, h, w)``, not aligned.
+        positions: ``(M,)`` long, where the rows stand among those that were asked for; None if
+            they come in order.
+    """
+
+    rows: Rows
+    inputs: Tensor
+    features: Levels
+    positions: Tensor | None = None
+
+
+class ReferenceExecutor:
+    """Computes each row by one pass through the backbone: plain, and what others are held against.
+
+    Args:
+        forward: the backbone, ``(M, 3, H, W)`` to its output levels.
+        hooks: put states into that backbone.
+        limits: bounds on memory.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Levels],
+        hooks: StateHooks,
+        limits: MemoryLimits | None = None,
+    ) -> None:
+        self.forward = forward
+        self.hooks = hooks
+        self.limits = limits or MemoryLimits()
+
+    def run(self, inputs: Tensor, rows: Rows) -> Iterator[BackboneOutputs]:
+        """Yield the rows in order, in parts within the limit."""
+        limit = self.limits.rows(len(inputs))
+        for start in range(0, len(rows), limit):
+            part = rows[start : start + limit]
+            yield self._compute(inputs, part)
+
+    def _compute(self, inputs: Tensor, rows: Rows) -> BackboneOutputs:
+        whole_batch = torch.equal(rows.images, torch.arange(len(inputs)))
+        images = inputs if whole_batch else inputs[rows.images.to(inputs.device)]
+        with self.hooks.select(rows.states):
+            return BackboneOutputs(rows, images, self.forward(images))

@@ -1,0 +1,134 @@
+"""The learned aggregator of the paper."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..aggregation import MergeTarget, RowOutputs
+from ..aggregation.alignment import translate
+from ..errors import MMDiscardError
+from ..registry import AGGREGATORS
+from .attention import StateAttention
+from .base import LearnedAggregator, largest_position, positions
+from .state_buffer import Layout, StateBuffer
+
+
+@AGGREGATORS.register_module()
+class AttentionAggregator(LearnedAggregator):
+    """Learned attention over the states of an image, one module per tensor that is merged.
+
+    It needs all states of an image at once, so memory grows with the budget. An image with one
+    state is left as it is.
+
+    Args:
+        on: ``'features'`` (the paper), or ``'logits'``.
+        align: see `Aggregator`.
+        init_cfg: see `LearnedAggregator`.
+        num_positions: displacements per axis that have an embedding, in units of the first searched
+            group's input; None for as many as the groups need.
+
+    Raises:
+        MMDiscardError: if the settings are wrong in themselves.
+    """
+
+    gives_attention = True
+
+    def __init__(
+        self,
+        on: str = 'features',
+        align: str = 'bilinear',
+        init_cfg: Mapping[str, Any] | None = None,
+        num_positions: int | None = None,
+    ) -> None:
+        super().__init__(on, align, init_cfg)
+        if num_positions is not None and num_positions < 1:
+            raise MMDiscardError(f'num_positions has to be at least 1; got {num_positions!r}')
+        self.num_positions = num_positions
+
+    def build(self, target: MergeTarget, index: int) -> StateAttention:
+        needed = int(largest_position(target.geometry).max()) + 1
+        if self.num_positions is not None and self.num_positions < needed:
+            raise MMDiscardError(
+                f'displacements of the searched groups reach {needed - 1} units of the first '
+                f"group's input, and num_positions={self.num_positions} embeds no more than "
+                f'{self.num_positions - 1}; search fewer groups, or train with '
+                f'num_positions={needed}'
+            )
+        if len(target.shapes[index]) not in (1, 3):
+            raise MMDiscardError(
+                f'output level {index} has shape {target.shapes[index]}, and attention merges maps '
+                "(C, h, w) and vectors (C,); use on='logits' with align='none'"
+            )
+        return StateAttention(target.shapes[index][0], self.num_positions or needed)
+
+    def merge(self, num_images: int, budget: int) -> 'AttentionMerge':
+        return AttentionMerge(self, num_images)
+
+    def attend(self, index: int, values: Tensor, layout: Layout) -> Tensor:
+        """Merge one of the tensors: ``(M, ...)`` in order of arrival -> ``(N, ...)``."""
+        return self.part(index, values)(*self._arguments(index, values, layout))
+
+    def received(self, index: int, values: Tensor, layout: Layout) -> Tensor:
+        """Share of attention that each state receives, ``(N, P)``."""
+        return self.part(index, values).received(*self._arguments(index, values, layout))
+
+    def _arguments(self, index: int, values: Tensor, layout: Layout) -> tuple:
+        place = positions(self.target.geometry, layout.states, self.stage.level(index))
+        present = None if layout.present is None else layout.present.to(values.device)
+        return layout.by_image(values), place, present
+
+
+class AttentionMerge:
+    """Attention over the states of one batch.
+
+    Args:
+        aggregator: has the modules.
+        num_images: ``N``.
+    """
+
+    def __init__(self, aggregator: AttentionAggregator, num_images: int) -> None:
+        self.aggregator = aggregator
+        self._buffer = StateBuffer(num_images, sorted(map(int, aggregator.module)))
+
+    def add(self, outputs: RowOutputs, last_use: bool = False) -> None:
+        """Take in some rows."""
+        values = self.aggregator.stage.values(outputs)
+        shift = self.aggregator.stage.shift(outputs)
+        if shift is not None:
+            values = tuple(translate(value, shift) for value in values)
+        self._buffer.add(outputs, values)
+
+    def result(self) -> tuple[Tensor, ...]:
+        """The merged tensors, each ``(N, ...)``."""
+        layout, merged = self._buffer.layout(), self._buffer.means()
+        for index in self._buffer.kept:
+            values = self._buffer.values(index)
+            merged[index] = self._merged(index, values, layout)
+        return tuple(merged[index] for index in range(len(merged)))
+
+    @torch.no_grad()
+    def attention(self) -> Tensor:
+        """Attention that each row so far receives among those of its image; an even share is 1.
+
+        Returns:
+            ``(M,)`` float on the CPU in order of arrival, the mean over the tensors merged.
+        """
+        layout = self._buffer.layout()
+        received = torch.stack([self._received(index, layout) for index in self._buffer.kept])
+        return layout.by_row(received.mean(0) * layout.counts[:, None])
+
+    def _received(self, index: int, layout: Layout) -> Tensor:
+        return self.aggregator.received(index, self._buffer.values(index), layout).float().cpu()
+
+    def _merged(self, index: int, values: Tensor, layout: Layout) -> Tensor:
+        alone = layout.counts == 1
+        first = values[layout.first.to(values.device)]
+        if alone.all():
+            return first
+        merged = self.aggregator.attend(index, values, layout)
+        if not alone.any():
+            return merged
+        alone = alone.view(-1, *[1] * (merged.ndim - 1)).to(merged.device)
+        return torch.where(alone, first.to(merged.dtype), merged)

@@ -1,0 +1,169 @@
+"""Aggregators with parameters: built for one model, trained once, loaded from a file."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner.checkpoint import _load_checkpoint
+from torch import Tensor, nn
+
+from ..aggregation import Aggregator, Geometry, MergeTarget
+from ..errors import MMDiscardError
+from ..subsampling import Fingerprint
+
+#: entry of a checkpoint that says what an aggregator was trained for
+ENTRY = 'mmdiscard_aggregator'
+#: what its parameters are called in the state dict of an `AggregatorLearner`
+PREFIX = 'aggregator.'
+FORMAT = 1
+
+
+class LearnedAggregator(Aggregator):
+    """Parameters for every tensor that is merged. Subclasses implement `build`.
+
+    Args:
+        on: see `Aggregator`.
+        align: see `Aggregator`.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)``, what `tools/train_aggregator.py`
+            wrote; None for untrained parameters, which give the plain average.
+
+    Attributes:
+        module: the parameters; None until `prepare`.
+    """
+
+    def __init__(self, on: str, align: str, init_cfg: Mapping[str, Any] | None = None) -> None:
+        super().__init__(on, align)
+        self.checkpoint = _checkpoint_of(init_cfg)
+        self.module: nn.ModuleDict | None = None
+        self.target: MergeTarget | None = None
+
+    def build(self, target: MergeTarget, index: int) -> nn.Module:
+        """Untrained parameters for one of the tensors.
+
+        Raises:
+            MMDiscardError: if the target does not fit.
+        """
+        raise NotImplementedError
+
+    def prepare(self, describe: Callable[[], MergeTarget]) -> None:
+        """Make the parameters, or check that those there are fit.
+
+        Raises:
+            MMDiscardError: if the model or the checkpoint does not fit.
+        """
+        target = describe()
+        if self.target is not None:
+            self.target.fingerprint.check(target.fingerprint, 'the aggregator')
+            self.target = target
+            return
+        read = [index for index, used in enumerate(target.read) if used]
+        self.module = nn.ModuleDict({str(index): self.build(target, index) for index in read})
+        self.target = target
+        self.module.eval()
+        if self.checkpoint is not None:
+            self._load(self.checkpoint)
+
+    def part(self, index: int, like: Tensor) -> nn.Module:
+        """The parameters for one of the tensors, where ``like`` is."""
+        return self.module[str(index)].to(like.device)
+
+    def entry(self) -> dict[str, Any]:
+        """What a checkpoint says of these parameters, besides the parameters."""
+        return dict(
+            format=FORMAT,
+            type=type(self).__name__,
+            on=self.on,
+            fingerprint=self.target.fingerprint.to_dict(),
+        )
+
+    def check_entry(self, checkpoint: Any, what: str) -> None:
+        """Check that a checkpoint holds parameters for this aggregator and its target.
+
+        Args:
+            checkpoint: what a file holds.
+            what: the file, as messages name it.
+
+        Raises:
+            MMDiscardError: if not.
+        """
+        entry = checkpoint.get(ENTRY) if isinstance(checkpoint, Mapping) else None
+        if not isinstance(entry, Mapping):
+            raise MMDiscardError(
+                f'{what} holds no learned aggregator; make one with tools/train_aggregator.py'
+            )
+        if entry.get('format') != FORMAT:
+            raise MMDiscardError(
+                f'{what} has format {entry.get("format")}, this version reads {FORMAT}; train anew'
+            )
+        mine = (type(self).__name__, self.on)
+        theirs = (entry.get('type'), entry.get('on'))
+        if mine != theirs:
+            raise MMDiscardError(
+                f'{what} was trained for {theirs[0]}(on={theirs[1]!r}), the config has '
+                f'{mine[0]}(on={mine[1]!r})'
+            )
+        Fingerprint.from_dict(entry.get('fingerprint')).check(self.target.fingerprint, what)
+
+    def _load(self, path: str) -> None:
+        checkpoint = _read(path)
+        self.check_entry(checkpoint, path)
+        weights = checkpoint.get('state_dict', {})
+        weights = {
+            key.removeprefix(PREFIX): value
+            for key, value in weights.items()
+            if key.startswith(PREFIX)
+        }
+        try:
+            self.module.load_state_dict(weights)
+        except RuntimeError as error:
+            raise MMDiscardError(f'{path} does not fit the config: {error}') from error
+
+
+def _checkpoint_of(init_cfg: Mapping[str, Any] | None) -> str | None:
+    if init_cfg is None:
+        return None
+    known = isinstance(init_cfg, Mapping) and set(init_cfg) == {'type', 'checkpoint'}
+    if not known or init_cfg['type'] != 'Pretrained':
+        raise MMDiscardError(
+            "init_cfg of an aggregator is dict(type='Pretrained', checkpoint=FILE); got "
+            f'{init_cfg!r}'
+        )
+    return str(init_cfg['checkpoint'])
+
+
+def _read(path: str) -> Any:
+    try:
+        return _load_checkpoint(path, map_location='cpu')
+    except FileNotFoundError as error:
+        raise MMDiscardError(
+            f'no learned aggregator at {Path(path)}: train it first, with '
+            'tools/train_aggregator.py CONFIG CHECKPOINT, or name another file in '
+            'aggregator.init_cfg.checkpoint'
+        ) from error
+    except Exception as error:  # whatever unpickling a file of others raises
+        raise MMDiscardError(
+            f'{path} is not a checkpoint: {type(error).__name__}: {error}'
+        ) from error
+
+
+def largest_position(geometry: Geometry) -> Tensor:
+    """Largest displacement ``(2,)`` of any state, in units of the first searched group's input."""
+    groups = geometry.space.groups
+    last = torch.tensor([[group.num_indices - 1 for group in groups]])
+    return positions(geometry, last, None)[0]
+
+
+def positions(geometry: Geometry, states: Tensor, level: int | None) -> Tensor:
+    """Displacement of an output level in units of the first searched group's input.
+
+    Args:
+        geometry: of the searched groups.
+        states: ``(..., G)``.
+        level: index of the level; None for the full displacement.
+
+    Returns:
+        ``(..., 2)`` long, (dy, dx).
+    """
+    unit = torch.tensor(geometry.space.groups[0].stride)
+    return geometry.space.displacement(states, level) // unit

@@ -1,0 +1,154 @@
+"""Learned weights in output space: a state counts most where its own grid sampled."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..aggregation import MergeStage, MergeTarget, RowOutputs
+from ..aggregation.aggregators import Merge, ones
+from ..aggregation.alignment import translate
+from ..errors import MMDiscardError
+from ..registry import AGGREGATORS
+from .base import LearnedAggregator
+
+
+class PhaseWeights(nn.Module):
+    """Parameters of a `PhaseAggregator`.
+
+    Args:
+        period: ``(Py, Px)`` in pixels, after which the sampling grid repeats.
+        num_classes: ``K``.
+
+    Attributes:
+        table: ``(Py, Px)``, logarithm of the weight by the place of a pixel in a state's own grid.
+        offset: ``(K,)``, added to the merged logits.
+    """
+
+    def __init__(self, period: tuple[int, int], num_classes: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(period))
+        self.offset = nn.Parameter(torch.zeros(num_classes))
+
+    def weights(self, size: tuple[int, int]) -> Tensor:
+        """Weights ``(H, W)`` in the frame of a state, before it is moved back."""
+        rows, columns = (torch.arange(n) % p for n, p in zip(size, self.table.shape, strict=True))
+        return self.table.exp()[rows[:, None], columns]
+
+
+@AGGREGATORS.register_module()
+class PhaseAggregator(LearnedAggregator):
+    """A weighted mean of exactly aligned logits, for dense prediction.
+
+    Every state of stride S looks at the image on a grid of its own, and knows most about the pixels
+    in the middle of its cells. The weight of a state at a pixel depends on where the pixel lies in
+    the cell, and nothing else: the same small table for all states, so any number of any states can
+    be merged, as a running mean. A correction of each class, learned along, is added to the result.
+
+    Args:
+        on: ``'logits'``, nothing else.
+        align: ``'exact'``, nothing else.
+        init_cfg: see `LearnedAggregator`.
+        phase: learn weights; without it states count the same.
+        offset: learn the correction of each class.
+
+    Raises:
+        MMDiscardError: if the settings are wrong in themselves.
+    """
+
+    def __init__(
+        self,
+        on: str = 'logits',
+        align: str = 'exact',
+        init_cfg: Mapping[str, Any] | None = None,
+        phase: bool = True,
+        offset: bool = True,
+    ) -> None:
+        super().__init__(on, align, init_cfg)
+        if not self.alignment.in_output_space:
+            raise MMDiscardError(
+                "PhaseAggregator weighs pixels of exactly aligned logits: use align='exact' with "
+                f"on='logits', not align={align!r}"
+            )
+        if not (phase or offset):
+            raise MMDiscardError('PhaseAggregator has nothing to learn: phase and offset are off')
+        self.phase, self.offset = phase, offset
+
+    def build(self, target: MergeTarget, index: int) -> PhaseWeights:
+        module = PhaseWeights(target.geometry.space.period, target.shapes[index][0])
+        module.table.requires_grad_(self.phase)
+        module.offset.requires_grad_(self.offset)
+        return module
+
+    def weights(self, outputs: RowOutputs) -> Tensor:
+        logits = outputs.logits
+        weights = self.part(0, logits).weights(logits.shape[2:])
+        return weights.expand(len(logits), *weights.shape)
+
+    def merge(self, num_images: int, budget: int) -> Any:
+        if budget == 1:
+            return Merge(self.stage, ones, num_images)
+        if torch.is_grad_enabled() and self.module.training:
+            return _Corrected(self, _DifferentiableMerge(self.stage, self.weights, num_images))
+        return _Corrected(self, Merge(self.stage, self.weights, num_images))
+
+
+class _Corrected:
+    """Adds the correction of each class to images of more than one state.
+
+    Args:
+        aggregator: has it.
+        merge: gives the mean.
+    """
+
+    def __init__(self, aggregator: PhaseAggregator, merge: Any) -> None:
+        self.aggregator = aggregator
+        self.merge = merge
+        self._counts: list[Tensor] = []
+
+    def add(self, outputs: RowOutputs, last_use: bool = False) -> None:
+        """Take in some rows."""
+        self._counts.append(outputs.rows.images)
+        self.merge.add(outputs)
+
+    def result(self) -> tuple[Tensor, ...]:
+        """The merged logits ``(N, K, H, W)``."""
+        (mean,) = self.merge.result()
+        several = torch.cat(self._counts).bincount(minlength=len(mean)) > 1
+        offset = self.aggregator.part(0, mean).offset.to(mean.dtype)
+        return (mean + several.to(mean)[:, None, None, None] * offset[:, None, None],)
+
+
+class _DifferentiableMerge:
+    """The same as `Merge`, without writing to anything in place, for training.
+
+    Args:
+        stage: see `Merge`.
+        weights: see `Merge`.
+        num_images: ``N``.
+    """
+
+    def __init__(self, stage: MergeStage, weights: Any, num_images: int) -> None:
+        self.stage, self.weights, self.num_images = stage, weights, num_images
+        self._sum: Tensor | float = 0.0
+        self._total: Tensor | float = 0.0
+
+    def add(self, outputs: RowOutputs, last_use: bool = False) -> None:
+        """Take in some rows."""
+        (values,) = self.stage.values(outputs)
+        weights = self.weights(outputs)[:, None].contiguous()
+        shift = self.stage.shift(outputs)
+        values, weights = translate(values, shift), translate(weights, shift)
+        images = outputs.rows.images.to(values.device)
+        self._sum = self._sum + _scattered(values * weights, images, self.num_images)
+        self._total = self._total + _scattered(weights, images, self.num_images)
+
+    def result(self) -> tuple[Tensor, ...]:
+        """The merged logits ``(N, K, H, W)``."""
+        return (self._sum / self._total,)
+
+
+def _scattered(values: Tensor, images: Tensor, num_images: int) -> Tensor:
+    """Sums ``(N, ...)`` of ``(M, ...)`` by image."""
+    return values.new_zeros(num_images, *values.shape[1:]).index_add(0, images, values)

@@ -1,0 +1,117 @@
+"""What `tools/fit_tta.py` does: from a config and a checkpoint to files of fitted mergers."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from ..engine.load_runner import digest, load_runner, search_settings
+from ..errors import MMDiscardError
+from ..models import attach
+from ..utils import report
+from ..version import __version__
+from .labelled_views import LabelledViews, fill, rows_of, tta_model
+from .logit_cache import LogitCache
+from .mergers.fitted import MergerFile
+from .mergers.fitting import FITS
+
+MERGERS = {'gps': 'GPSMerger', 'augtta': 'AugTTAMerger', 'classtta': 'ClassTTAMerger'}
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """One run.
+
+    Attributes:
+        config: path of the config, for the notes.
+        checkpoint: path or URL of the weights.
+        folder: where the files and the cached logits go.
+        mergers: names of mergers' classes.
+        images: what to fit to.
+        plain: whether to leave mmdiscard out, so that the mergers are those of plain TTA.
+        pixels: how many are kept of each segmented image.
+        options: by merger, arguments of its fit.
+    """
+
+    config: str
+    checkpoint: str
+    folder: Path
+    mergers: Sequence[str]
+    images: LabelledViews
+    plain: bool = False
+    pixels: int = 64
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def has_search(cfg: Config) -> bool:
+    """Whether the config searches states."""
+    try:
+        search_settings(cfg)
+    except MMDiscardError:
+        return False
+    return True
+
+
+def fit(cfg: Config, request: FitRequest) -> dict[str, Path]:
+    """Cache logits, fit, write files.
+
+    Returns:
+        By merger, its file.
+
+    Raises:
+        MMDiscardError: if anything does not fit; before the model is built where possible.
+    """
+    if get_world_size() > 1:
+        raise MMDiscardError('mergers are fitted by one process; start tools/fit_tta.py itself')
+    if request.pixels < 1:
+        raise MMDiscardError(f'--pixels is a number of at least 1; got {request.pixels}')
+    request.images.check(cfg)
+    settings = None if request.plain or not has_search(cfg) else search_settings(cfg)
+    init_default_scope(cfg.default_scope)
+    runner = load_runner(cfg, request.checkpoint)
+    cache = cached_logits(cfg, runner.model, request, settings)
+    logits, labels = cache.read()
+    notes = dict(
+        config=request.config,
+        checkpoint=str(request.checkpoint),
+        weights=digest(runner.model),
+        states=settings,
+        mmdiscard=__version__,
+        **request.images.describe(),
+    )
+    files = {}
+    for name in request.mergers:
+        parameters = FITS[name](logits, labels, **request.options.get(name, {}))
+        files[name] = request.folder / f'{name}.json'
+        MergerFile(name, cache.views, parameters, notes).save(files[name])
+        report(f'{files[name]}: {name} of {len(cache.views)} views, fitted to {len(labels)} rows')
+    return files
+
+
+def cached_logits(
+    cfg: Config, model: nn.Module, request: FitRequest, settings: Mapping[str, Any] | None
+) -> LogitCache:
+    """The logits that ``model`` gives on every view, from the cache as far as they are there.
+
+    Args:
+        settings: arguments of `mmdiscard.attach`; None for the plain model.
+    """
+    rows, count = rows_of(model, request.pixels)
+    dataset = request.images.drawn(cfg)
+    key = dict(
+        weights=digest(model),
+        views=request.images.dataset(cfg),
+        images=request.images.describe(),
+        states=settings,
+        mmdiscard=__version__,
+    )
+    cache = LogitCache(request.folder / 'logits', key, len(dataset), count)
+    with attach(model, **settings) if settings else nullcontext():
+        fill(cache, tta_model(model), cfg, dataset, rows)
+    return cache
