@@ -1,4 +1,4 @@
-"""Files that are either complete or absent: atomic writing, and reading of JSON."""
+"""Files that are complete or absent: atomic writing, and reading of JSON."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+LIST_OF_SCALARS = re.compile(r'\[\n\s+([^\[\]{}]*?)\n\s+\]')
 LINE_BREAK = re.compile(r',\n\s+')
 
 
@@ -20,17 +21,31 @@ def write_atomically(path: str | PathLike, write: Callable[[Path], Any]) -> None
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
-    write(partial)
-    partial.replace(path)
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def write_json(path: str | PathLike, content: Mapping[str, Any]) -> None:
-    """Write indented JSON atomically, with lists of numbers or words on one line."""
-    text = json.dumps(content, indent=2)
-    text = re.sub(
-        r'\[\n\s+([^\[\]{}]*?)\n\s+\]', lambda m: f'[{re.sub(LINE_BREAK, ", ", m[1])}]', text
-    )
-    write_atomically(path, lambda partial: partial.write_text(text + '\n', encoding='utf-8'))
+def write_text(path: str | PathLike, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding='utf-8'))
+
+
+def write_json(path: str | PathLike, content: Mapping[str, Any], compact: bool = False) -> None:
+    """Write JSON atomically.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        content: what to write.
+        compact: on one line, for large files; otherwise indented, with lists of numbers or words
+            on one line.
+    """
+    text = json.dumps(content, indent=None if compact else 2)
+    if not compact:
+        text = LIST_OF_SCALARS.sub(lambda found: f'[{LINE_BREAK.sub(", ", found[1])}]', text)
+    write_text(path, text + '\n')
 
 
 def read_json(path: str | PathLike) -> Any:
@@ -38,6 +53,6 @@ def read_json(path: str | PathLike) -> Any:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is no JSON.
+        ValueError: if it is not JSON.
     """
     return json.loads(Path(path).read_text(encoding='utf-8'))
