@@ -31,7 +31,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, part: slice) -> 'Rows':
+    def __getitem__(self, part: slice | Tensor) -> 'Rows':
         open_groups = None if self.open is None else self.open[part]
         return Rows(self.images[part], self.states[part], open_groups)
 

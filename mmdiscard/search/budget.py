@@ -12,6 +12,7 @@ from ..subsampling import StateSpace
 
 Number = TypeVar('Number', float, np.ndarray)
 LOWEST_COST = 1e-6
+ROUNDING = 1e-9  # by how much sums of costs may exceed a budget
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,15 @@ class Budget:
                 'search more groups'
             )
 
-    def most_states(self, space: StateSpace, prices: Prices) -> int:
-        """How many states an image can have at most."""
-        most = len(space) if self.states is None else self.states
+    def most_states(self, space: StateSpace, prices: Prices, num_views: int = 1) -> int:
+        """How many states an image can have at most.
+
+        Args:
+            space: the states of one view.
+            prices: what they cost.
+            num_views: number of views over which the budget goes.
+        """
+        most = num_views * len(space) if self.states is None else self.states
         if self.cost is not None:
             cheapest = min(map(prices.branch, range(space.num_groups)))
             most = min(most, 1 + whole_times(self.cost - prices.root, cheapest))

@@ -12,11 +12,10 @@ from ..errors import MMDiscardError
 from ..registry import SEARCHES
 from ..subsampling import Fingerprint, StateSpace
 from .base import Search, SearchRounds, branches, each_of
-from .budget import Budget, Prices
+from .budget import ROUNDING, Budget, Prices
 from .state_file import read_states
 
 MAX_ENUMERATED = 2**20
-ROUNDING = 1e-9
 
 
 class KnownStates(Search):

@@ -74,7 +74,7 @@ def test_one_view_is_the_greedy_search(cost, seed, order):
 
 
 def by_the_rule(cost, views, image, seed):
-    """The docstring of `JointSearch`, read as slowly as can be."""
+    """The rule of `SearchTrees` for one image, with a list of entries instead of arrays."""
     group_sizes, done, entries = (4, 4, 4), [], []
 
     def take(view, state, decided):
