@@ -1,16 +1,18 @@
 """Helpers that several parts share: files, data sets, progress."""
 
-from .datasets import draw, innermost_datasets, without_repeats
+from .datasets import MIXING, REPEATING, draw, innermost_datasets, without_wrappers
 from .io import read_json, write_atomically, write_json, write_text
 from .progress import Progress, report
 
 __all__ = [
+    'MIXING',
+    'REPEATING',
     'Progress',
     'draw',
     'innermost_datasets',
     'read_json',
     'report',
-    'without_repeats',
+    'without_wrappers',
     'write_atomically',
     'write_json',
     'write_text',

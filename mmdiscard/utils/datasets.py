@@ -1,13 +1,16 @@
 """Data sets inside wrappers, and random subsets that are the same for the same seed."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.config import ConfigDict
 
-# Wrappers that give an image several times, or several images as one.
-REPEATING = ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset')
+#: wrappers that give images more than once
+REPEATING = ('RepeatDataset', 'ClassBalancedDataset')
+#: wrappers that mix several images, by a pipeline of their own
+MIXING = ('MultiImageMixDataset',)
 
 
 def innermost_datasets(dataset: Any) -> list[Any]:
@@ -23,21 +26,22 @@ def innermost_datasets(dataset: Any) -> list[Any]:
     return [dataset] if one is None else innermost_datasets(one)
 
 
-def without_repeats(dataset: Mapping[str, Any]) -> ConfigDict:
-    """Copy of a data set's config without the wrappers that repeat or mix images.
+def without_wrappers(dataset: Mapping[str, Any], types: Sequence[str]) -> ConfigDict:
+    """Copy of a data set's config in which some wrappers are replaced by what they wrap.
 
-    ``RepeatDataset``, ``ClassBalancedDataset`` and ``MultiImageMixDataset`` are replaced by what
-    they wrap; all other wrappers stay.
+    Args:
+        dataset: the config.
+        types: names of the wrappers, such as `REPEATING`; all others stay.
     """
     kind = dataset.get('type')
-    if getattr(kind, '__name__', str(kind)).rpartition('.')[2] in REPEATING:
-        return without_repeats(dataset['dataset'])
-    copy = ConfigDict(dataset).copy()
-    if 'datasets' in copy:
-        copy.datasets = [without_repeats(inner) for inner in copy.datasets]
-    elif 'dataset' in copy:
-        copy.dataset = without_repeats(copy.dataset)
-    return copy
+    if getattr(kind, '__name__', str(kind)).rpartition('.')[2] in types:
+        return without_wrappers(dataset['dataset'], types)
+    copied = copy.deepcopy(ConfigDict(dataset))
+    if 'datasets' in copied:
+        copied.datasets = [without_wrappers(inner, types) for inner in copied.datasets]
+    elif 'dataset' in copied:
+        copied.dataset = without_wrappers(copied.dataset, types)
+    return copied
 
 
 def draw(count: int, size: int, seed: int) -> list[int]:

@@ -6,7 +6,7 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from torch.utils.data import Subset
 
-from mmdiscard.utils import draw, innermost_datasets, without_repeats
+from mmdiscard.utils import MIXING, REPEATING, draw, innermost_datasets, without_wrappers
 
 ONE = dict(type='ImageNet', data_root='one', pipeline=[])
 TWO = dict(type='ImageNet', data_root='two', pipeline=[])
@@ -45,11 +45,16 @@ def test_built_data_sets_are_looked_through_too():
     assert innermost_datasets(RepeatDataset(one, 2, lazy_init=True)) == [one]
 
 
-def test_repeats_are_left_out_and_other_wrappers_stay():
+def test_wrappers_are_left_out_by_type():
     fold = dict(type='KFoldDataset', fold=1, dataset=repeated(ONE))
     mixed = dict(type='mmseg.MultiImageMixDataset', pipeline=[1], dataset=concatenated(TWO, fold))
     dataset = repeated(mixed)
-    assert without_repeats(dataset) == concatenated(TWO, dict(fold, dataset=ONE))
+    plain_fold = dict(fold, dataset=ONE)
+    assert without_wrappers(dataset, MIXING) == repeated(concatenated(TWO, fold))
+    assert without_wrappers(dataset, REPEATING) == dict(
+        mixed, dataset=concatenated(TWO, plain_fold)
+    )
+    assert without_wrappers(dataset, MIXING + REPEATING) == concatenated(TWO, plain_fold)
     assert dataset == repeated(mixed)
 
 
