@@ -1,4 +1,4 @@
-"""What `audit_backbones.py` builds: the smallest variant of every backbone that needs arguments.
+"""What the audit builds: the smallest variant of every backbone that needs arguments.
 
 A backbone that is registered and stands in no table here is built without arguments, at `SIZE`.
 ``size`` is the side of the square image, and ``deploy`` fuses branches.

@@ -30,10 +30,10 @@ HANGS = 20  # so many times the limit, by the clock, is no longer working but wa
 PAGE = Path(__file__).parents[2] / 'docs' / 'backbones.md'
 INTRODUCTION = """# Backbones
 
-Made by `python -m benchmarks.backbones.run`, which builds the smallest variant of every backbone with
-random weights, finds the groups, checks each with the [translation oracle](method.md), and searches
-four states through `mmdiscard.attach`. `--only NAME...` renews the rows of some; `--check` writes
-nothing and fails if a backbone that passed here no longer does.
+Made by `python -m benchmarks.backbones.run`, which builds the smallest variant of every backbone
+with random weights, finds the groups, checks each with the [translation oracle](method.md), and
+searches four states through `mmdiscard.attach`. `--only NAME...` renews the rows of some; `--check`
+writes nothing and fails if a backbone that passed here no longer does.
 
 A group reads stride·factor (error/effect): its input stride in image pixels, how much it
 subsamples, and how far it is from translating the image, 0 being exact and 1 not at all; below 0.5
@@ -43,8 +43,8 @@ cost in units of one plain forward, the first and last group left out where ther
 Weights are random and prepared so that they translate as trained ones do: kernels are damped off
 their centre and batch statistics are uneven; a group that fails is tried with the class's own
 initialisation too, and the better result counts. Windows as large as the map (Swin V2, MixMIM) and
-feature-map outputs of plain transformers are chosen in `benchmarks/backbones/audited.py`. With other
-windows or stock weights more groups fail, so check your own model with
+feature-map outputs of plain transformers are chosen in `benchmarks/backbones/audited.py`. With
+other windows or stock weights more groups fail, so check your own model with
 `mmdiscard.translation_oracle`. Models of timm are audited whole, through `TimmClassifier`.
 
 What a remark means: *not on the trunk* is a side branch, such as spatial-reduction attention, or

@@ -1,6 +1,6 @@
 """One model and one seed of the demo: train it, test it in several ways, write ``results.json``.
 
-Started by ``benchmarks/demo/run.py``; what exists and still fits is reused.
+Started by ``benchmarks.demo.run``; what exists and still fits is reused.
 """
 
 import argparse

@@ -256,10 +256,10 @@ def heads_to_run(args: argparse.Namespace) -> list[str]:
 
 
 def run_all(args: argparse.Namespace) -> None:
+    names = heads_to_run(args)
     if not (args.data / 'manifest.json').is_file():
         print(f'Data: {make_digit_scenes(args.data)}', flush=True)
     # One seed of every head first, so that an early end leaves a whole table.
-    names = heads_to_run(args)
     jobs = [(name, seed) for seed in range(args.seeds) for name in names]
     start = time.perf_counter()
     for count, (name, seed) in enumerate(jobs, 1):

@@ -1,7 +1,7 @@
 """Learned aggregation against the plain ways of merging, on the demo's three models.
 
-    python -m benchmarks.learned.run                # after `make demo`, about 3 minutes per training
-    python -m benchmarks.learned.run --split val    # the split on which settings were chosen
+    python -m benchmarks.learned.run              # after `make demo`; 3 minutes per training
+    python -m benchmarks.learned.run --split val  # the split on which settings were chosen
 
 All methods merge the same states. Aggregators are trained on a small part of the training set; the
 base models stay as they are. What is finished is kept, so an interrupted run goes on where it was.

@@ -144,11 +144,11 @@ class Progress:
     """A line per step, with how long the rest will take.
 
     Args:
-        say: where lines go.
+        report: called with each line.
     """
 
-    def __init__(self, say: Callable[[str], None] = print) -> None:
-        self.say = say
+    def __init__(self, report: Callable[[str], None] = print) -> None:
+        self.report = report
         self.start(1)
 
     def start(self, total: int) -> None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def audit(*args: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, 'benchmarks/backbones/run.py', *args]
+    command = [sys.executable, '-m', 'benchmarks.backbones.run', *args]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

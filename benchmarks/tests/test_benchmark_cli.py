@@ -1,6 +1,5 @@
-"""`benchmarks/speed/run.py`: one run through everything, and every mistake in one line."""
+"""`benchmarks.speed.run`: one run through everything, and every mistake in one line."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.speed import run as tool
 from benchmarks.speed import timing as benchmark
 from benchmarks.speed.methods import METHODS
 from mmdiscard.engine import cli
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / 'tools' / 'benchmark.py'
 RESNET = ['--model', 'mmpretrain::resnet/resnet18_8xb32_in1k.py', '--size', '64', '64']
 RESNET += ['--batch', '2', '--classes', '7']
 SMALLER = ['--cfg-options', 'model.backbone.stem_channels=4', 'model.backbone.base_channels=4']
@@ -26,14 +25,6 @@ model = dict(
 """
 
 
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('mmdiscard_benchmark_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / 'small_segformer.py'
@@ -42,7 +33,7 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def fails(tool, capsys):
+def fails(capsys):
     """The one line that a command line ends in."""
 
     def fails(*argv: str) -> str:
@@ -62,7 +53,11 @@ def test_all_methods_of_a_classifier(tmp_path):
     more = ['--methods', 'all', '--budgets', '4', '--turns', '2', '--threads', '1']
     command = [*RESNET, *more, '--out', str(out), '--figure', str(figure), *SMALLER]
     done = subprocess.run(
-        [sys.executable, TOOL, *command], capture_output=True, text=True, check=False
+        [sys.executable, '-m', 'benchmarks.speed.run', *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert '[2/2, 0 s left] turn 2 of 2' in done.stdout
@@ -91,7 +86,7 @@ def test_all_methods_of_a_classifier(tmp_path):
     assert not list(tmp_path.rglob('*.partial'))
 
 
-def test_hook_of_a_config(tool, config, capsys, tmp_path):
+def test_hook_of_a_config(config, capsys, tmp_path):
     out = tmp_path / 'report.json'
     more = ['--size', '64', '64', '--classes', '150', '--methods', 'search', 'naive', 'tta']
     more += ['--budgets', '3', '--max-rows', '1', '--max-cache-bytes', '0', '--channels-last']
@@ -104,7 +99,7 @@ def test_hook_of_a_config(tool, config, capsys, tmp_path):
     assert '| search | 3 | - | - | 3.000 | - |' in capsys.readouterr().out
 
 
-def test_groups_by_name_or_position(tool):
+def test_groups_by_name_or_position():
     assert tool.groups(['inner']) == 'inner'
     assert tool.groups(['-1', 'layer2.0', '0']) == [-1, 'layer2.0', 0]
 
@@ -134,7 +129,7 @@ def test_mistakes(fails, argv, said):
     assert said in fails(*argv)
 
 
-def test_named_models_are_there(tool):
+def test_named_models_are_there():
     for name, known in tool.NAMED_MODELS.items():
         cfg, found = benchmark.read_model_config(name, tool.NAMED_MODELS)
         assert cfg.model.backbone

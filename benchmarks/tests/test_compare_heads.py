@@ -1,30 +1,22 @@
-"""`benchmarks/heads/run.py`: one head from training to report, a second run, and the table."""
+"""`benchmarks.heads.run`: one head from training to report, a second run, and the table."""
 
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 
 from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
+from benchmarks.heads import run as tool
 from mmdiscard.errors import MMDiscardError
 
 pytest.importorskip('sklearn')
-TOOLS = Path(__file__).parents[2] / 'tools'
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(TOOLS)
-    return importlib.import_module('compare_heads')
-
-
-@pytest.fixture
-def call(tool, monkeypatch, tmp_path):
+def call(monkeypatch, tmp_path):
     """Run the tool with the given flags; the folder that it works in."""
 
     def run(*flags):
-        argv = ['compare_heads.py', '--work-dir', str(tmp_path / 'work'), *map(str, flags)]
+        argv = ['run.py', '--work-dir', str(tmp_path / 'work'), *map(str, flags)]
         monkeypatch.setattr('sys.argv', argv)
         tool.main()
         return tmp_path / 'work'
@@ -32,7 +24,7 @@ def call(tool, monkeypatch, tmp_path):
     return run
 
 
-def test_a_head_is_trained_tested_and_reported_once(call, tool, tmp_path, capsys):
+def test_a_head_is_trained_tested_and_reported_once(call, tmp_path, capsys):
     params = DigitSceneParams(seg_images=(8, 2, 3), cls_images=(10, 10, 10))
     data = make_digit_scenes(tmp_path / 'scenes', params)
     flags = ['--heads', 'segformer', '--seeds', '1', '--data', data]
@@ -51,7 +43,7 @@ def test_a_head_is_trained_tested_and_reported_once(call, tool, tmp_path, capsys
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
 
 
-def test_the_table_pairs_runs(tool):
+def test_the_table_pairs_runs():
     def run(plain, exact):
         gains = dict.fromkeys(tool.ALIGNMENTS, plain) | dict(exact=exact)
         return dict(plain=plain, deep=gains)
@@ -66,7 +58,7 @@ def test_the_table_pairs_runs(tool):
     )
 
 
-def test_heads_that_cannot_be_built_are_named(tool, call):
+def test_heads_that_cannot_be_built_are_named(call):
     try:
         import mmcv.ops  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""`benchmarks/learned/run.py` on a few images: the table, what is kept, and the metric."""
+"""`benchmarks.learned.run` on a few images: the table, what is kept, and the metric."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmseg.evaluation import IoUMetric
 
 from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
+from benchmarks.learned import run
 from mmdiscard.errors import MMDiscardError
 
 ROOT = Path(__file__).parents[2]
@@ -17,11 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def tool(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    from benchmarks.learned import run as compare_learned
-
-    monkeypatch.setattr(compare_learned, 'BUDGETS', (2, 3))
-    return compare_learned
+    monkeypatch.setattr(run, 'BUDGETS', (2, 3))
+    return run
 
 
 def test_it_writes_a_table_and_keeps_what_is_finished(tool, tmp_path, monkeypatch, capsys):
@@ -31,7 +29,7 @@ def test_it_writes_a_table_and_keeps_what_is_finished(tool, tmp_path, monkeypatc
     write_checkpoint(config, tmp_path / 'demo/segmentor_mit/seed0/iter_1.pth')
     arguments = ['--models', 'segmentor_mit', '--seeds', '1', '--images', '10']
     arguments += ['--demo', tmp_path / 'demo', '--data', data, '--work-dir', tmp_path / 'out']
-    monkeypatch.setattr(sys, 'argv', ['compare_learned.py', *map(str, arguments)])
+    monkeypatch.setattr(sys, 'argv', ['run.py', *map(str, arguments)])
     tool.main()
     table = (tmp_path / 'out' / 'table_test.md').read_text()
     for label in ('plain + class correction', 'B=2, phase (ours)', 'B=3, attention, lr 1e-06'):

@@ -1,6 +1,5 @@
-"""`benchmarks/search/compare_states.py` and `benchmarks/search/compare_gates.py` on real scenes, with real Runners."""
+"""Comparisons of searches and of gates on real scenes, with real Runners."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -8,27 +7,31 @@ from pathlib import Path
 import pytest
 from integration.layouts import write_checkpoint
 from mmengine.config import Config
-from test_calibrate import CONFIG, ROOT, SCENES
 
-from benchmarks.demo.digit_scenes import make_digit_scenes
+from benchmarks.search import compare_gates, compare_states
 from benchmarks.search.comparison import Comparison
 from mmdiscard.engine import cli
 
+ROOT = Path(__file__).parents[2]
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f'mmdiscard_{name}', ROOT / f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+
+CONFIG = f"""
+_base_ = '{ROOT}/configs/demo/segmentor_stride8_spread-b4.py'
+model = dict(
+    backbone=dict(stem_channels=4, base_channels=4), decode_head=dict(in_channels=16, channels=8))
+"""
 
 
 @pytest.fixture(scope='module')
-def files(tmp_path_factory):
+def files(scenes, tmp_path_factory):
     """A config and two checkpoints of its model."""
     folder = tmp_path_factory.mktemp('compare')
-    data = make_digit_scenes(folder / 'scenes', SCENES)
     config = folder / 'config.py'
-    config.write_text(CONFIG.format(root=ROOT, data=data, more=''))
+    loader = dict(num_workers=0, dataset=dict(data_root=str(scenes / 'segmentation')))
+    loader |= dict(persistent_workers=False)
+    config.write_text(
+        CONFIG + ''.join(f'{split}_dataloader = {loader}\n' for split in ('train', 'val', 'test'))
+    )
     first = write_checkpoint(Config.fromfile(str(config)), folder / 'a.pth')
     second = Path(shutil.copy(first, folder / 'b.pth'))
     return [str(config), str(first), str(second)]
@@ -46,8 +49,7 @@ def no_more_tests(monkeypatch):
 
 def test_states_are_compared_at_the_same_cost_and_only_once(files, tmp_path, no_more_tests, capsys):
     command = [*files, '--cost', '2', '--images', '2', '--work-dir', str(tmp_path)]
-    tool = load('compare_states')
-    tool.main(command)
+    compare_states.main(command)
     table = (tmp_path / 'states_cost2_comparison.md').read_text()
     assert table in capsys.readouterr().out
     results = json.loads((tmp_path / 'states_cost2_comparison.json').read_text())
@@ -65,13 +67,12 @@ def test_states_are_compared_at_the_same_cost_and_only_once(files, tmp_path, no_
     states = [json.loads(p.read_text())['states'] for p in tmp_path.glob('run*/states_val2*.json')]
     assert len(states) == 2 and states[0] == states[1]
     no_more_tests()
-    tool.main(command)
+    compare_states.main(command)
 
 
 def test_gates_are_compared_with_the_whole_search(files, tmp_path, no_more_tests):
     command = [*files[:2], '--costs', '1.5', '2', '--budgets', '2', '--work-dir', str(tmp_path)]
-    tool = load('compare_gates')
-    tool.main(command)
+    compare_gates.main(command)
     results = json.loads((tmp_path / 'entropy_gates.json').read_text())
     assert list(results) == ['plain', 'no gate', 'gate, cost 1.5', 'gate, cost 2', '2 states']
     costs = {name: runs[0]['cost'] for name, runs in results.items()}
@@ -79,21 +80,20 @@ def test_gates_are_compared_with_the_whole_search(files, tmp_path, no_more_tests
     assert results['2 states'][0]['states'] == 2
     assert (tmp_path / 'entropy_gates.png').stat().st_size > 1000
     no_more_tests()
-    tool.main(command)
+    compare_gates.main(command)
 
 
 def test_the_share_of_the_gain_is_that_of_the_means():
-    tool = load('compare_gates')
     results = {
         'plain': [dict(metric=50.0), dict(metric=60.0)],
         'no gate': [dict(metric=54.0), dict(metric=66.0)],
         'gate, cost 2': [dict(metric=53.0), dict(metric=64.0)],
     }
-    assert tool.share_of_gain(results, 'gate, cost 2') == pytest.approx(0.7)
+    assert compare_gates.share_of_gain(results, 'gate, cost 2') == pytest.approx(0.7)
 
 
 def test_a_metric_that_is_not_there_is_named(files, tmp_path, capsys):
     command = [*files[:2], '--metric', 'IoU', '--images', '2', '--work-dir', str(tmp_path)]
     with pytest.raises(SystemExit):
-        cli.run(lambda: load('compare_states').main(command))
+        cli.run(lambda: compare_states.main(command))
     assert "gives no metric 'IoU'; choose one of aAcc, mIoU" in capsys.readouterr().err

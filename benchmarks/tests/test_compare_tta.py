@@ -1,20 +1,18 @@
 """The comparison of TTA with and without mmdiscard: the same as testing every cell by itself."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from mmengine.config import ConfigDict
 
 from benchmarks.tta import compare as compare_tta
+from benchmarks.tta import run as tool
 from benchmarks.tta.compare import Plan, compare, pipeline_of
 from benchmarks.tta.report import ALONE, ComparedModel, added, tables
 from mmdiscard import MMDiscardError
 from mmdiscard.engine import cli
 from mmdiscard.tta.labelled_views import LabelledViews
 
-ROOT = Path(__file__).parents[2]
 POLICY = dict(type='StandardPolicy', flips=False)
 
 
@@ -113,11 +111,7 @@ def test_tables_pair_what_belongs_together():
     assert added(model, 'mean', 8).mean == pytest.approx(2)
 
 
-def test_the_tool_writes_a_page_and_a_figure(demo_model, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    spec = importlib.util.spec_from_file_location('compare_tool', ROOT / 'benchmarks/tta/run.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def test_the_tool_writes_a_page_and_a_figure(demo_model, tmp_path, capsys):
     cfg, checkpoint = demo_model('classifier', '_greedy-b4')
     cfg.dump(str(tmp_path / 'config.py'))
     argv = [tmp_path / 'config.py', checkpoint, '--budgets', 4, '--states', 2, '--images', 6]
@@ -128,6 +122,6 @@ def test_the_tool_writes_a_page_and_a_figure(demo_model, tmp_path, monkeypatch, 
     assert len(json.loads((tmp_path / 'out/results.json').read_text())[0]['runs']) == 1
     assert (tmp_path / 'out/budgets.png').stat().st_size > 5000
     with pytest.raises(
-        MMDiscardError, match='no checkpoints of classifier .*benchmarks/demo/run.py first'
+        MMDiscardError, match='no checkpoints of classifier .*run `make demo` first'
     ):
         tool.main(['--demo', '--demo-dir', str(tmp_path / 'none')])

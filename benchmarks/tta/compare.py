@@ -1,4 +1,4 @@
-"""What `benchmarks/tta/run.py` does: test-time augmentation with and without mmdiscard.
+"""Test-time augmentation with and without mmdiscard.
 
 Total budgets are equal: many views against fewer views with several states each. Of every view the
 prediction is computed once per number of states; all mergers and budgets are derived from it as it

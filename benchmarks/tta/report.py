@@ -20,7 +20,7 @@ class ComparedModel:
 
     Attributes:
         title: names model and metric.
-        runs: per checkpoint what `mmdiscard.engine.compare_tta.compare` returned.
+        runs: per checkpoint what `benchmarks.tta.compare.compare` returned.
         states: total budget -> states per view with mmdiscard.
     """
 

@@ -1,7 +1,8 @@
 """Compare test-time augmentation with and without mmdiscard, at equal total budgets.
 
-    python -m benchmarks.tta.run CONFIG CHECKPOINT [CHECKPOINT ...] --budgets 30 100 150 --states 3 10 15
-    python -m benchmarks.tta.run --demo        # the models of benchmarks/demo/run.py, after it has run
+    python -m benchmarks.tta.run CONFIG CHECKPOINT [CHECKPOINT ...] \\
+        --budgets 30 100 150 --states 3 10 15
+    python -m benchmarks.tta.run --demo  # the models of the demo, after `make demo`
 
 A total budget is views x states. Without mmdiscard a prediction takes so many views; with it, so
 many states in each of fewer views. Several checkpoints (seeds) give intervals of paired gains.
@@ -115,7 +116,7 @@ def demo_jobs(args: argparse.Namespace) -> list[tuple[str, list[str], Path, dict
         found = sorted(map(str, args.demo_dir.glob(f'{name}/seed*/iter_*.pth')))
         if not found:
             raise MMDiscardError(
-                f'no checkpoints of {name} in {args.demo_dir}; run benchmarks/demo/run.py first'
+                f'no checkpoints of {name} in {args.demo_dir}; run `make demo` first'
             )
         options = {
             f'{field}.{key}': value

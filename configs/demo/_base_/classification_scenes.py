@@ -1,4 +1,4 @@
-# Class-labelled scenes of mmdiscard.datasets.make_digit_scenes, read by mmpretrain's own dataset.
+# Class-labelled scenes of benchmarks.demo.digit_scenes, read by mmpretrain's own dataset.
 data_root = 'data/digit_scenes/classification'
 data_preprocessor = dict(num_classes=10, mean=[127.5] * 3, std=[64.0] * 3, to_rgb=True)
 

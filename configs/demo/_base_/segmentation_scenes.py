@@ -1,4 +1,4 @@
-# Pixel-labelled scenes of mmdiscard.datasets.make_digit_scenes, read by mmseg's own dataset.
+# Pixel-labelled scenes of benchmarks.demo.digit_scenes, read by mmseg's own dataset.
 data_root = 'data/digit_scenes/segmentation'
 metainfo = dict(
     classes=('background', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'),
