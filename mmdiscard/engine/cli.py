@@ -15,14 +15,13 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
 
 from .. import compat
 from ..errors import MissingPackageError, MMDiscardError
-from . import checkpoint as weights
+from .checkpoint import WeightCheck
 
 PLAIN_TTA = {'mmpretrain': 'mmpretrain.AverageClsScoreTTA', 'mmseg': 'mmseg.SegTTAModel'}
 # Exit code of a run that ended in a user's error; argparse uses the same.
@@ -304,17 +303,6 @@ def build_runner(cfg: Config, check_weights: bool = True) -> Runner:
     if check_weights:
         runner.register_hook(WeightCheck(), priority='VERY_HIGH')
     return runner
-
-
-class WeightCheck(Hook):
-    """Ends the run where a checkpoint holds no weights, or those of another model."""
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not isinstance(checkpoint, Mapping):
-            raise MMDiscardError(
-                f'not a checkpoint: the file holds a {type(checkpoint).__name__}, not weights'
-            )
-        weights.check_checkpoint(runner.model, checkpoint)
 
 
 # ---------------------------------------------------------------------------------------- errors

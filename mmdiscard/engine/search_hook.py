@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from ..execution import DEFAULT_CACHE_BYTES
 from ..models import Ensemble, SearchResult, attach
 from ..registry import AGGREGATORS, HOOKS, SEARCHES, build
-from .checkpoint import check_checkpoint
+from .checkpoint import WeightCheck, check_checkpoint
 from .summary import describe
 
 
@@ -65,7 +65,8 @@ class SubsamplingSearchHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse a checkpoint of another model, which MMEngine would load in part."""
-        check_checkpoint(runner.model, checkpoint)
+        if not any(isinstance(hook, WeightCheck) for hook in runner.hooks):
+            check_checkpoint(runner.model, checkpoint)
 
     def before_test(self, runner: Runner) -> None:
         self._attach(runner)
