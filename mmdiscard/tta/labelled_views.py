@@ -1,30 +1,27 @@
-"""Views of labelled images, and what a model says of them, outside of a test loop."""
+"""Views of labelled images and the logits of each view, outside of a test loop."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.registry import DATASETS
-from mmengine.runner import Runner
+from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
-from ..engine.data_subset import CalibrationImages
+from ..engine.data_subset import CalibrationImages, ordered_loader
 from ..errors import MMDiscardError
 from ..models import unwrap
 from ..models.adapters import adapter_class
-from ..utils import Progress
+from ..utils import Progress, innermost_datasets
 from .logit_cache import IGNORED, LogitCache
 from .models import DiscardClsTTA, DiscardSegTTA, DiscardTTA
 from .view_output import ViewOutput, split_views, view_names
 
-Rows = Callable[[ViewOutput, int], tuple[Tensor, Tensor]]
-TTA: Mapping[bool, type[DiscardTTA]] = {False: DiscardClsTTA, True: DiscardSegTTA}
+#: from the output of a view and the position of its image: logits ``(rows, K)``, labels ``(rows,)``
+ReadRows = Callable[[ViewOutput, int], tuple[Tensor, Tensor]]
 FLUSH_EVERY = 20  # batches
 
 
@@ -36,7 +33,7 @@ class LabelledViews(CalibrationImages):
     images: int = 2000
 
     def check(self, cfg: Config) -> None:
-        """As `CalibrationImages.check`; and there have to be views.
+        """Check that a config has such images and views, and does not test on them.
 
         Raises:
             MMDiscardError: if not.
@@ -48,37 +45,23 @@ class LabelledViews(CalibrationImages):
                 'configs/_base_/tta'
             )
 
-    def dataset(self, cfg: Config) -> dict[str, Any]:
-        """Config of the data set, with the pipeline of views."""
+    def dataset(self, cfg: Config) -> ConfigDict:
+        """Config of the data set that the images are drawn from, with the pipeline of views."""
         dataset = super().dataset(cfg)
-        dataset.pipeline = copy.deepcopy(cfg.tta_pipeline)
-        dataset.test_mode = True
+        for inner in innermost_datasets(dataset):
+            inner.pipeline = copy.deepcopy(cfg.get('tta_pipeline'))
+            inner.test_mode = True
         return dataset
-
-    def drawn(self, cfg: Config) -> Subset:
-        """The images."""
-        dataset = DATASETS.build(self.dataset(cfg))
-        drawn = np.random.default_rng(self.seed).permutation(len(dataset))[: self.images]
-        return Subset(dataset, sorted(drawn.tolist()))
-
-
-def loader_of(cfg: Config, dataset: Any, which: Sequence[int]) -> DataLoader:
-    """Batches of some images of a data set, in order."""
-    loader = copy.deepcopy(cfg.val_dataloader)
-    loader.pop('batch_sampler', None)
-    loader.sampler = dict(type='DefaultSampler', shuffle=False, round_up=False)
-    loader.dataset = None  # a data set is not a thing to keep in a config
-    return Runner.build_dataloader(dict(loader, dataset=Subset(dataset, list(which))))
 
 
 def tta_model(model: nn.Module, merger: Mapping[str, Any] | None = None) -> DiscardTTA:
     """The TTA model of mmdiscard around a classifier or segmentor."""
-    return TTA[adapter_class(unwrap(model)).dense](model, merger=merger)
+    dense = adapter_class(unwrap(model)).dense
+    return (DiscardSegTTA if dense else DiscardClsTTA)(model, merger=merger)
 
 
-# ------------------------------------------------------------------------------------------- rows
 def image_row(output: ViewOutput, image: int) -> tuple[Tensor, Tensor]:
-    """One row of a classified image: logits ``(1, K)`` and label ``(1,)``.
+    """The only row of a classified image: logits ``(1, K)`` and label ``(1,)``.
 
     Raises:
         MMDiscardError: if it has no label, or several.
@@ -92,10 +75,19 @@ def image_row(output: ViewOutput, image: int) -> tuple[Tensor, Tensor]:
 def pixel_rows(
     output: ViewOutput, image: int, pixels: int, ignored: int = 255
 ) -> tuple[Tensor, Tensor]:
-    """Some pixels of a segmented image, the same for every view: ``(pixels, K)``, ``(pixels,)``.
+    """Random pixels of a segmented image, the same in every view.
+
+    Args:
+        output: of one view.
+        image: position of the image, which seeds the draw.
+        pixels: number of pixels, ``P``.
+        ignored: label of pixels that are not evaluated.
+
+    Returns:
+        Logits ``(P, K)`` and labels ``(P,)``, `IGNORED` where there is none.
 
     Raises:
-        MMDiscardError: if it has no label map.
+        MMDiscardError: if the image has no label map.
     """
     if 'gt_sem_seg' not in output.sample:
         raise MMDiscardError(
@@ -109,47 +101,64 @@ def pixel_rows(
     return logits[:, chosen].T, labels.masked_fill(labels == ignored, IGNORED)
 
 
-def rows_of(model: nn.Module, pixels: int) -> tuple[Rows, int]:
-    """How rows are made of what a model says of an image, and how many."""
+def row_reader(model: nn.Module, pixels: int) -> tuple[ReadRows, int]:
+    """How rows are read from the outputs of a model.
+
+    Args:
+        model: a classifier or segmentor.
+        pixels: number of pixels that are kept of each segmented image.
+
+    Returns:
+        The function, and the number of rows per image.
+    """
     model = unwrap(model)
     if not adapter_class(model).dense:
         return image_row, 1
     head = model.decode_head
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    head = head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
     ignored = getattr(head, 'ignore_index', 255)
     return partial(pixel_rows, pixels=pixels, ignored=ignored), pixels
 
 
 @torch.no_grad()
-def fill(cache: LogitCache, tta: DiscardTTA, cfg: Config, dataset: Subset, rows: Rows) -> None:
-    """Put every image of ``dataset`` that is missing into the cache."""
+def fill_cache(
+    cache: LogitCache, tta: DiscardTTA, cfg: Config, dataset: Subset, read: ReadRows
+) -> None:
+    """Predict the images that are missing in a cache, and write their logits and labels to it.
+
+    Args:
+        cache: to fill.
+        tta: the model.
+        cfg: config, for the settings of its ``val_dataloader``.
+        dataset: the images, in the views of the pipeline.
+        read: see `row_reader`.
+    """
     missing = cache.missing()
     if not missing:
         return
-    loader = loader_of(cfg, dataset, missing)
+    loader = ordered_loader(cfg, Subset(dataset, missing))
     progress = Progress(len(loader), 'batches of views')
-    left = iter(missing)
+    positions = iter(missing)
     for batch, data in enumerate(loader, 1):
-        for image, logits, labels in _images(tta, data, left, rows):
-            cache.begin(view_names(split_views(data)), logits.shape[-1])
+        names = view_names(split_views(data))
+        for image, logits, labels in _read_batch(tta, data, positions, read):
+            cache.begin(names, logits.shape[-1])
             cache.write(image, logits, labels)
         if batch % FLUSH_EVERY == 0 or batch == len(loader):
             cache.flush()
         progress.step()
 
 
-def _images(tta: DiscardTTA, data: Any, left: Any, rows: Rows) -> Any:
-    """Position, logits ``(rows, V, K)`` and labels of every image of a batch."""
-    logits: list[list[Tensor]] = []
+def _read_batch(
+    tta: DiscardTTA, data: Any, positions: Iterator[int], read: ReadRows
+) -> list[tuple[int, Tensor, Tensor]]:
+    """Position, logits ``(rows, V, K)`` and labels ``(rows,)`` of every image of a batch."""
     images: list[int] = []
-    labels: list[Tensor] = []
+    views: list[list[tuple[Tensor, Tensor]]] = []
     for _, outputs in tta.views(data):
-        if not images:
-            images = [next(left) for _ in outputs]
-            logits = [[] for _ in outputs]
-        made = [rows(output, image) for output, image in zip(outputs, images, strict=True)]
-        labels = labels or [label for _, label in made]
-        for own, (values, _) in zip(logits, made, strict=True):
-            own.append(values)
-    for image, own, label in zip(images, logits, labels, strict=True):
-        yield image, torch.stack(own, 1), label
+        images = images or [next(positions) for _ in outputs]
+        views.append([read(*pair) for pair in zip(outputs, images, strict=True)])
+    return [
+        (image, torch.stack([logits for logits, _ in rows], 1), rows[0][1])
+        for image, rows in zip(images, zip(*views, strict=True), strict=True)
+    ]

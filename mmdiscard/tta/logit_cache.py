@@ -1,4 +1,4 @@
-"""Logits of every view of known images, kept on disk so that mergers are fitted to them at will."""
+"""Cache on disk of the logits of every view of labelled images, to fit several mergers to."""
 
 import json
 import shutil
@@ -11,18 +11,21 @@ import torch
 from torch import Tensor
 
 from ..errors import MMDiscardError
+from ..utils import read_json, write_json
 
 IGNORED = -1
 
 
 class LogitCache:
-    """Arrays in a folder, written image by image; an interrupted run goes on where it was.
+    """Logits and labels as arrays in a folder, written image by image.
+
+    An interrupted run finds what it has written and continues from there.
 
     Args:
-        folder: where they are.
-        key: all that the logits depend on. A folder with another key is emptied.
-        images: how many there are to be.
-        rows: rows per image: 1, or how many pixels are kept of each.
+        folder: of the arrays.
+        key: everything that the logits depend on. A folder with another key is emptied.
+        images: number of images, ``I``.
+        rows: number of rows per image: 1, or the number of pixels that are kept of each.
 
     Attributes:
         views: names of the views; empty before `begin`.
@@ -42,18 +45,20 @@ class LogitCache:
             shutil.rmtree(self.folder)
 
     def begin(self, views: Sequence[str], classes: int) -> None:
-        """Make room, unless there is: ``views`` names, ``classes`` logits in each row.
+        """Create the arrays, unless they exist.
+
+        Args:
+            views: names of the views.
+            classes: number of logits in each row.
 
         Raises:
-            MMDiscardError: if what is there is of other views or classes.
+            MMDiscardError: if the arrays are of other views or classes.
         """
         if self._logits is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._open('w+', tuple(views), classes)
             spec = dict(key=self.key, size=[self.images, self.rows], views=views, classes=classes)
-            partial = self.folder / 'spec.partial'
-            partial.write_text(json.dumps(spec))
-            partial.replace(self.folder / 'spec.json')
+            write_json(self.folder / 'spec.json', spec, compact=True)
         elif (tuple(views), classes) != (self.views, self._logits.shape[2]):
             raise MMDiscardError(
                 f'images of one set give different views or classes; empty {self.folder} if the '
@@ -61,32 +66,38 @@ class LogitCache:
             )
 
     def missing(self) -> list[int]:
-        """Positions of images that are not there yet."""
+        """Positions of images that were not written yet."""
         if self._done is None:
             return list(range(self.images))
         return np.flatnonzero(~self._done).tolist()
 
     def write(self, image: int, logits: Tensor, labels: Tensor) -> None:
-        """Keep one image: logits ``(rows, V, K)`` and labels ``(rows,)``, `IGNORED` for none."""
+        """Write one image.
+
+        Args:
+            image: its position, from 0.
+            logits: ``(rows, V, K)``.
+            labels: ``(rows,)``, `IGNORED` where there is no label.
+        """
         part = slice(image * self.rows, (image + 1) * self.rows)
         self._logits[part] = logits.float().cpu().numpy()
         self._labels[part] = labels.cpu().numpy()
         self._done[image] = True
 
     def flush(self) -> None:
-        """Let what was written reach the disk, the marks of finished images last."""
+        """Write to disk, the marks of finished images last."""
         for array in (self._logits, self._labels, self._done):
             array.flush()
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """Logits ``(N, V, K)`` and labels ``(N,)`` of all rows that have one."""
+        """Logits ``(N, V, K)`` and labels ``(N,)`` of all rows that have a label."""
         labels = torch.from_numpy(np.array(self._labels))
         kept = labels != IGNORED
         return torch.from_numpy(np.array(self._logits))[kept], labels[kept]
 
     def _read_spec(self) -> dict | None:
         try:
-            return json.loads((self.folder / 'spec.json').read_text())
+            return read_json(self.folder / 'spec.json')
         except (OSError, ValueError):
             return None
 

@@ -1,4 +1,4 @@
-"""What `tools/fit_tta.py` does: from a config and a checkpoint to files of fitted mergers."""
+"""Fits mergers for `tools/fit_tta.py`: from a config and a checkpoint to files of mergers."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from ..errors import MMDiscardError
 from ..models import attach
 from ..utils import report
 from ..version import __version__
-from .labelled_views import LabelledViews, fill, rows_of, tta_model
+from .labelled_views import LabelledViews, fill_cache, row_reader, tta_model
 from .logit_cache import LogitCache
 from .mergers.fitted import MergerFile
 from .mergers.fitting import FITS
@@ -26,17 +26,17 @@ MERGERS = {'gps': 'GPSMerger', 'augtta': 'AugTTAMerger', 'classtta': 'ClassTTAMe
 
 @dataclass(frozen=True)
 class FitRequest:
-    """One run.
+    """Settings of one run of `tools/fit_tta.py`.
 
     Attributes:
-        config: path of the config, for the notes.
+        config: path of the config, which the files mention.
         checkpoint: path or URL of the weights.
-        folder: where the files and the cached logits go.
-        mergers: names of mergers' classes.
-        images: what to fit to.
-        plain: whether to leave mmdiscard out, so that the mergers are those of plain TTA.
-        pixels: how many are kept of each segmented image.
-        options: by merger, arguments of its fit.
+        folder: for the files and the cached logits.
+        mergers: class names of the mergers to fit.
+        images: the images to fit them to.
+        plain: whether to leave mmdiscard out and fit mergers for plain TTA.
+        pixels: number of pixels that are kept of each segmented image.
+        options: by merger, arguments of its function in `FITS`.
     """
 
     config: str
@@ -59,13 +59,18 @@ def has_search(cfg: Config) -> bool:
 
 
 def fit(cfg: Config, request: FitRequest) -> dict[str, Path]:
-    """Cache logits, fit, write files.
+    """Predict the views of labelled images, fit mergers to the logits and write their files.
+
+    Args:
+        cfg: the config; changed in place.
+        request: which mergers and images.
 
     Returns:
-        By merger, its file.
+        The file of each merger.
 
     Raises:
-        MMDiscardError: if anything does not fit; before the model is built where possible.
+        MMDiscardError: if config, weights or settings are not valid; before the model is built
+            where possible.
     """
     if get_world_size() > 1:
         raise MMDiscardError('mergers are fitted by one process; start tools/fit_tta.py itself')
@@ -97,12 +102,15 @@ def fit(cfg: Config, request: FitRequest) -> dict[str, Path]:
 def cached_logits(
     cfg: Config, model: nn.Module, request: FitRequest, settings: Mapping[str, Any] | None
 ) -> LogitCache:
-    """The logits that ``model`` gives on every view, from the cache as far as they are there.
+    """Logits of every view, read from the cache or predicted where it has none.
 
     Args:
+        cfg: the config.
+        model: built from it, with its weights.
+        request: which images, and the folder of the cache.
         settings: arguments of `mmdiscard.attach`; None for the plain model.
     """
-    rows, count = rows_of(model, request.pixels)
+    read, rows = row_reader(model, request.pixels)
     dataset = request.images.drawn(cfg)
     key = dict(
         weights=digest(model),
@@ -111,7 +119,7 @@ def cached_logits(
         states=settings,
         mmdiscard=__version__,
     )
-    cache = LogitCache(request.folder / 'logits', key, len(dataset), count)
+    cache = LogitCache(request.folder / 'logits', key, len(dataset), rows)
     with attach(model, **settings) if settings else nullcontext():
-        fill(cache, tta_model(model), cfg, dataset, rows)
+        fill_cache(cache, tta_model(model), cfg, dataset, read)
     return cache

@@ -2,9 +2,11 @@
 
 from .datasets import MIXING, REPEATING, draw, innermost_datasets, without_wrappers
 from .io import read_json, write_atomically, write_json, write_text
+from .json_format import JsonFormat
 from .progress import Progress, report
 
 __all__ = [
+    'JsonFormat',
     'MIXING',
     'REPEATING',
     'Progress',

@@ -286,12 +286,6 @@ def test_the_test_split_is_refused(fails, write_config, checkpoint):
     assert 'the val split of the config is its test split' in said and '--split train' in said
 
 
-def test_data_sets_of_several_are_refused(fails, write_config, checkpoint):
-    several = "dict(_delete_=True, type='ConcatDataset', datasets=[val_dataloader['dataset']])"
-    config = write_config('several', f'val_dataloader = dict(val_dataloader, dataset={several})')
-    assert 'name a single data set' in fails(config, checkpoint, '--budget', 2)
-
-
 def test_a_config_without_hook_is_refused(fails, write_config, checkpoint):
     said = fails(write_config('no_hook', 'custom_hooks = []'), checkpoint, '--budget', 2)
     assert 'has no SubsamplingSearchHook' in said

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 
 from mmdiscard import MMDiscardError
 from mmdiscard.engine import cli
@@ -52,6 +53,18 @@ def test_files_fit_the_pipeline_they_were_made_for(name, variant, rows, demo_mod
         assert all(np.isfinite(value) for value in metrics.values())
     cache = np.load(tmp_path / 'logits/logits.npy', mmap_mode='r')
     assert cache.shape[:2] == (rows, 3)
+
+
+def test_several_data_sets_give_the_logits_of_one(demo_model, tmp_path):
+    cfg, checkpoint = demo_model('segmentor_stride8')
+    fit(cfg, request(checkpoint, tmp_path / 'one', mergers=[]))
+    cfg, _ = demo_model('segmentor_stride8')
+    dataset = cfg.train_dataloader.dataset
+    parts = [dict(dataset, indices=[0, 1, 2]), dict(dataset, indices=range(3, 9))]
+    cfg.train_dataloader.dataset = ConfigDict(type='ConcatDataset', datasets=parts)
+    fit(cfg, request(checkpoint, tmp_path / 'parts', mergers=[]))
+    one, parts = (np.load(tmp_path / name / 'logits/logits.npy') for name in ('one', 'parts'))
+    assert np.array_equal(one, parts)
 
 
 class Stop(Exception):

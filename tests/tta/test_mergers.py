@@ -251,9 +251,12 @@ def test_files_come_back(tmp_path):
 def broken_files():
     good = '{"format": "mmdiscard merger", "version": 1, "merger": "GPSMerger", '
     return {
-        'nothing': ('', 'cannot read'),
-        'other': ('[1, 2]', 'not a merger file'),
-        'old': (good.replace('1', '9') + '"views": []}', 'version 9, this mmdiscard reads'),
+        'nothing': ('', 'is damaged .not JSON.'),
+        'other': ('[1, 2]', "holds 'something else', not 'mmdiscard merger'"),
+        'old': (
+            good.replace('1', '9') + '"views": []}',
+            'version 9 of its format, this mmdiscard reads',
+        ),
         'short': (good + '"views": ["a"]}', 'parameters'),
         'no views': (good + '"parameters": {}}', 'views'),
         'empty': (good + '"views": ["a"], "parameters": {}}', 'has no indices'),
@@ -270,7 +273,9 @@ def test_broken_files_are_refused(text, message, tmp_path):
 
 
 def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(MMDiscardError, match='merger file not found: .*tools/fit_tta.py'):
+    with pytest.raises(
+        MMDiscardError, match='cannot read .*merger.json: No such file.*tools/fit_tta.py'
+    ):
         AugTTAMerger(tmp_path / 'merger.json')
 
 

@@ -17,14 +17,19 @@ MODELS = {
 SLIDE = dict(mode='slide', crop_size=(64, 64), stride=(48, 48))
 
 
-def metrics_of(demo_model, name, change=lambda cfg: None, **tta_model):
-    """Metrics of the views of the standard policy."""
+def unchanged(cfg):
+    """Leave a config as it is."""
+
+
+def metrics_of(demo_model, name, change=unchanged, finish=unchanged, **tta_model):
+    """Metrics of the views of the standard policy; ``finish`` gets the config with its views."""
     variant, kind = MODELS[name]
     cfg, checkpoint = demo_model(name, variant)
     cfg.tta_pipeline = pipeline_of(cfg, dict(type='StandardPolicy'), 4)
     cfg.tta_model = ConfigDict(dict(type=f'mmdiscard.{kind}') | tta_model)
     change(cfg)
     cli.use_tta(cfg)
+    finish(cfg)
     cfg.load_from = checkpoint
     runner = cli.build_runner(cfg)
     return runner.test(), Path(runner.log_dir)
@@ -56,6 +61,17 @@ def test_the_mean_is_what_mms_own_tta_models_give(name, change, how, demo_model)
     theirs, _ = metrics_of(demo_model, name, plain)
     ours, _ = metrics_of(demo_model, name, change)
     assert ours == theirs
+
+
+def test_concatenated_test_sets_give_the_metrics_of_one(demo_model):
+    def of_parts(runner_cfg):
+        dataset = runner_cfg.test_dataloader.dataset
+        parts = [dict(dataset, indices=range(7)), dict(dataset, indices=range(7, 20))]
+        runner_cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+
+    one, _ = metrics_of(demo_model, 'classifier')
+    several, _ = metrics_of(demo_model, 'classifier', finish=of_parts)
+    assert several == one
 
 
 @pytest.mark.parametrize('workers', [0, 1])

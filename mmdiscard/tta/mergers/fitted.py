@@ -1,10 +1,8 @@
-"""Mergers with parameters that `tools/fit_tta.py` learns from the training set."""
+"""Mergers whose parameters `tools/fit_tta.py` learns from the training set."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,21 +10,22 @@ from torch import Tensor
 
 from ...errors import MMDiscardError
 from ...registry import MERGERS
+from ...utils import JsonFormat
 from .base import Merger, per_class
 
-FORMAT = 'mmdiscard merger'
-VERSION = 1
+FIT_TOOL = 'tools/fit_tta.py'
+FORMAT = JsonFormat('mmdiscard merger', 1, FIT_TOOL)
 
 
 @dataclass(frozen=True)
 class MergerFile:
-    """What is kept of a fitted merger.
+    """Content of the file of a fitted merger.
 
     Attributes:
         merger: name of its class.
         views: names of the views it was fitted to, in the order of its parameters.
         parameters: lists of numbers, as the class reads them.
-        origin: what it was made from, for people to read.
+        origin: config, weights and images it was fitted with, for people to read.
     """
 
     merger: str
@@ -35,53 +34,34 @@ class MergerFile:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | PathLike) -> None:
-        """Write all or nothing."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + '.partial')
-        partial.write_text(json.dumps(dict(format=FORMAT, version=VERSION) | asdict(self)))
-        partial.replace(path)
+        """Write the file atomically."""
+        FORMAT.write_content(path, asdict(self), compact=True)
 
     @classmethod
     def load(cls, path: str | PathLike) -> 'MergerFile':
         """Read a file.
 
         Raises:
-            MMDiscardError: if it is missing, no such file, or of a later version.
+            MMDiscardError: if it is missing, damaged, of another format or a later version.
         """
+        content = FORMAT.read_content(path)
         try:
-            content = json.loads(Path(path).read_text())
-        except FileNotFoundError as error:
-            raise MMDiscardError(f'merger file not found: {path}; make it with {HOW}') from error
-        except (OSError, ValueError) as error:
-            raise MMDiscardError(
-                f'cannot read the merger file {path}: {error}; make it again with {HOW}'
-            ) from error
-        if not isinstance(content, dict) or content.pop('format', None) != FORMAT:
-            raise MMDiscardError(f'{path} is not a merger file; make one with {HOW}')
-        version = content.pop('version', None)
-        if version != VERSION:
-            raise MMDiscardError(
-                f'{path} is a merger file of version {version}, this mmdiscard reads version '
-                f'{VERSION}; make it again with {HOW}'
-            )
-        try:
-            return cls(**(content | dict(views=tuple(content['views']))))
-        except (KeyError, TypeError) as error:
-            raise MMDiscardError(f'{path}: {error}; make it again with {HOW}') from error
-
-
-HOW = 'tools/fit_tta.py'
+            views = tuple(content['views'])
+            return cls(content['merger'], views, content['parameters'], content.get('origin', {}))
+        except KeyError as error:
+            raise FORMAT.damaged(path, f'it has no {error}') from error
+        except TypeError as error:
+            raise FORMAT.damaged(path, error) from error
 
 
 class FittedMerger(Merger):
-    """Its parameters come from a file and belong to certain views.
+    """Merger with parameters for each of the views that it was fitted to.
 
     Args:
-        file: what `tools/fit_tta.py` wrote, or its content.
+        file: path of the file that `tools/fit_tta.py` wrote, or its content.
 
     Raises:
-        MMDiscardError: if the file cannot be used, or holds another merger.
+        MMDiscardError: if the file cannot be read, or is of another merger.
     """
 
     def __init__(self, file: str | PathLike | MergerFile) -> None:
@@ -92,13 +72,19 @@ class FittedMerger(Merger):
                 f'the merger file holds a {self.file.merger}, not a {type(self).__name__}'
             )
         self._columns: Sequence[int] = range(len(self.file.views))
-        self.load(self.file.parameters, len(self.file.views))
+        try:
+            self.load(self.file.parameters, len(self.file.views))
+        except KeyError as error:
+            raise self._invalid(f'the file has no {error.args[0]}') from error
+        except (TypeError, ValueError) as error:
+            raise self._invalid(f'the parameters in the file are not valid ({error})') from error
 
     def load(self, parameters: Mapping[str, Any], num_views: int) -> None:
-        """Take the parameters.
+        """Read the parameters.
 
         Raises:
-            MMDiscardError: if they are not for so many views.
+            MMDiscardError: if they are not valid for ``num_views`` views.
+            KeyError, TypeError, ValueError: likewise.
         """
         raise NotImplementedError
 
@@ -109,13 +95,16 @@ class FittedMerger(Merger):
                 f'{type(self).__name__} was fitted to {len(self.file.views)} views, and '
                 f'tta_pipeline has {len(names)}; '
                 f'{_listed("it knows nothing of", given - known)}'
-                f'{_listed("it misses", known - given)}fit it to this pipeline with {HOW}'
+                f'{_listed("it misses", known - given)}fit it to this pipeline with {FIT_TOOL}'
             )
         self._columns = [self.file.views.index(name) for name in names]
 
     def column(self, view: int) -> int:
-        """Where the parameters of a view of the pipeline stand."""
+        """Position of a view of the pipeline among the views that this was fitted to."""
         return self._columns[view]
+
+    def _invalid(self, why: str) -> MMDiscardError:
+        return MMDiscardError(f'{type(self).__name__}: {why}; make the file again with {FIT_TOOL}')
 
 
 @MERGERS.register_module()
@@ -126,12 +115,9 @@ class GPSMerger(FittedMerger):
     """
 
     def load(self, parameters: Mapping[str, Any], num_views: int) -> None:
-        self.indices = [int(index) for index in _get(parameters, 'indices', self)]
+        self.indices = [int(index) for index in parameters['indices']]
         if not self.indices or not set(self.indices) <= set(range(num_views)):
-            raise MMDiscardError(
-                f'GPSMerger: indices {self.indices} are not views of {num_views}; make the file '
-                f'again with {HOW}'
-            )
+            raise self._invalid(f'indices {self.indices} are not views of {num_views}')
 
     def uses(self, view: int) -> bool:
         return self.column(view) in self.indices
@@ -140,12 +126,27 @@ class GPSMerger(FittedMerger):
         return 1.0 * self.indices.count(self.column(view))
 
 
-@MERGERS.register_module()
-class AugTTAMerger(FittedMerger):
-    """One weight per view, at least 0 and normalised (Shanmugam et al., ICCV 2021)."""
+class _CoefficientMerger(FittedMerger):
+    """Merger with coefficients of at least 0, ``(V,)`` or ``(V, K)``."""
+
+    #: number of dimensions of the coefficients
+    dimensions: int
 
     def load(self, parameters: Mapping[str, Any], num_views: int) -> None:
-        self.coefficients = _numbers(parameters, self, num_views)
+        values = torch.tensor(parameters['coefficients'], dtype=torch.float32)
+        fits = values.ndim == self.dimensions and len(values) == num_views
+        if not fits or not (values >= 0).all() or not values.sum() > 0:
+            raise self._invalid(
+                f'coefficients have to be at least 0 and one for each of {num_views} views'
+            )
+        self.coefficients = values
+
+
+@MERGERS.register_module()
+class AugTTAMerger(_CoefficientMerger):
+    """One weight per view, at least 0 and normalised (Shanmugam et al., ICCV 2021)."""
+
+    dimensions = 1
 
     def uses(self, view: int) -> bool:
         return bool(self.coefficients[self.column(view)] != 0)
@@ -155,42 +156,22 @@ class AugTTAMerger(FittedMerger):
 
 
 @MERGERS.register_module()
-class ClassTTAMerger(FittedMerger):
+class ClassTTAMerger(_CoefficientMerger):
     """One weight per view and class, at least 0, not normalised (Shanmugam et al., ICCV 2021)."""
 
-    def load(self, parameters: Mapping[str, Any], num_views: int) -> None:
-        self.coefficients = _numbers(parameters, self, num_views)
+    dimensions = 2
 
     def weight(self, view: int, values: Tensor, weight: Tensor | None) -> Tensor:
         coefficients = self.coefficients[self.column(view)]
         if len(coefficients) != len(values):
             raise MMDiscardError(
                 f'ClassTTAMerger was fitted to {len(coefficients)} classes, and the model has '
-                f'{len(values)}; fit it to this model with {HOW}'
+                f'{len(values)}; fit it to this model with {FIT_TOOL}'
             )
         return per_class(coefficients, values)
 
     def normalize(self, total: Tensor, weights: Tensor | float) -> Tensor:
         return total
-
-
-def _get(parameters: Mapping[str, Any], name: str, merger: FittedMerger) -> Any:
-    if name not in parameters:
-        raise MMDiscardError(
-            f'{type(merger).__name__}: the file has no {name}; make it again with {HOW}'
-        )
-    return parameters[name]
-
-
-def _numbers(parameters: Mapping[str, Any], merger: FittedMerger, num_views: int) -> Tensor:
-    """``coefficients`` as ``(V,)`` or ``(V, K)``."""
-    values = torch.tensor(_get(parameters, 'coefficients', merger), dtype=torch.float32)
-    if len(values) != num_views or (values < 0).any() or not values.sum() > 0:
-        raise MMDiscardError(
-            f'{type(merger).__name__}: coefficients have to be at least 0 and one for each of '
-            f'{num_views} views; make the file again with {HOW}'
-        )
-    return values
 
 
 def _listed(what: str, names: set[str]) -> str:
