@@ -79,9 +79,9 @@ class Aggregator:
 
         Args:
             num_images: ``N``.
-            budget: number of states per image at most; a single one needs no weight.
+            budget: number of states per image at most, at least 2.
         """
-        return Merge(self.stage, self.weights if budget > 1 else ones, num_images)
+        return Merge(self.stage, self.weights, num_images)
 
 
 def ones(outputs: RowOutputs) -> Tensor:

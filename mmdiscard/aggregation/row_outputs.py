@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..execution import BackboneOutputs, Levels
 from .alignment import Alignment, translate
@@ -25,6 +26,7 @@ class RowOutputs:
         geometry: of the searched groups.
         alignment: how states are brought together.
         reads: which features the head reads for a single state.
+        independent: whether classes are independent decisions (sigmoid), not exclusive ones.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class RowOutputs:
         geometry: Geometry,
         alignment: Alignment,
         reads: Callable[['RowOutputs'], Levels],
+        independent: bool = False,
     ) -> None:
         self.computed = computed
         self.rows = computed.rows
@@ -42,6 +45,7 @@ class RowOutputs:
         self._geometry = geometry
         self._alignment = alignment
         self._reads = reads
+        self._independent = independent
 
     @cached_property
     def aligned(self) -> Levels:
@@ -70,7 +74,7 @@ class RowOutputs:
     @cached_property
     def entropies(self) -> Tensor:
         """Normalised entropy of `logits` in 0..1: ``(M,)``, or ``(M, H, W)`` if dense."""
-        return normalized_entropy(self.logits)
+        return normalized_entropy(self.logits, self._independent)
 
     @cached_property
     def entropy(self) -> Tensor:
@@ -80,20 +84,30 @@ class RowOutputs:
     @cached_property
     def margin(self) -> Tensor:
         """Lead of the first class over the second, ``(M,)`` in 0..1, the mean if dense."""
-        return _per_row(probability_margin(self.logits))
+        return _per_row(probability_margin(self.logits, self._independent))
 
 
-def normalized_entropy(logits: Tensor) -> Tensor:
+def normalized_entropy(logits: Tensor, independent: bool = False) -> Tensor:
     """Entropy over classes divided by its maximum: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1.
 
     A single channel is the logit of a binary decision.
+
+    Args:
+        logits: ``(M, K, ...)``.
+        independent: every class is a binary decision of its own (sigmoid, as of multi-label heads):
+            the mean of their entropies.
     """
-    return _in_parts(_entropy, logits)
+    return _in_parts(_independent_entropy if independent else _entropy, logits)
 
 
-def probability_margin(logits: Tensor) -> Tensor:
-    """Lead of the first class over the second: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1."""
-    return _in_parts(_margin, logits)
+def probability_margin(logits: Tensor, independent: bool = False) -> Tensor:
+    """Lead of the first class over the second: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1.
+
+    Args:
+        logits: ``(M, K, ...)``.
+        independent: as for `normalized_entropy`; the mean lead of yes over no, or of no over yes.
+    """
+    return _in_parts(_independent_margin if independent else _margin, logits)
 
 
 def _in_parts(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
@@ -118,6 +132,16 @@ def _margin(logits: Tensor) -> Tensor:
     below = _centred(logits)
     second = below.topk(2, dim=1).values[:, 1]
     return (1 - second.exp()) / below.exp().sum(1)
+
+
+def _independent_entropy(logits: Tensor) -> Tensor:
+    logits = logits.float()
+    yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)
+    return -(yes.exp() * yes + no.exp() * no).mean(1).div(math.log(2)).clamp(0, 1)
+
+
+def _independent_margin(logits: Tensor) -> Tensor:
+    return (2 * logits.float().sigmoid() - 1).abs().mean(1)
 
 
 def _centred(logits: Tensor) -> Tensor:

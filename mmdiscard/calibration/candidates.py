@@ -48,7 +48,7 @@ def merged_with_each(
         Position of a candidate, and logits ``(N, K)`` or ``(N, K, H, W)``; in the order that shares
         most.
     """
-    batch = BatchInference(ensemble, images, context)
+    batch = BatchInference(ensemble.pipeline, images, context)
     every = torch.arange(len(images))
     order = sorted(range(len(candidates)), key=lambda position: tuple(candidates[position]))
     line = torch.tensor([*map(list, chosen), *(list(candidates[p]) for p in order)])

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..errors import MMDiscardError
 from ..models.attach import attach
-from ..models.merge_target import levels_read
 from ..registry import AGGREGATORS, MODELS, SEARCHES, build
 from ..subsampling.backbone import blank_image, inference_mode
 from .base import LearnedAggregator
@@ -113,10 +112,10 @@ class AggregatorLearner(BaseModel):
         self._search(self._train_search)
         found = self.store.get(inputs) if self.store else None
         if found is None:
-            found = collect(self.ensemble, inputs, self._read)
+            found = collect(self.ensemble.pipeline, inputs, self._read)
             if self.store:
                 self.store.put(inputs, found)
-        tensors = merged(self.ensemble, inputs, found, part=len(inputs))
+        tensors = merged(self.ensemble.pipeline, inputs, found, part=len(inputs))
         if self.ensemble.aggregator.stage.head_after:
             losses = self.ensemble.adapter.loss(tensors, inputs, data_samples)
         else:
@@ -143,7 +142,7 @@ class AggregatorLearner(BaseModel):
         image = blank_image(adapter.backbone, self.ensemble.fingerprint.input_size)
         with inference_mode(self.base):
             levels = adapter.features(image)
-        return levels_read(self.ensemble, levels, image)
+        return adapter.levels_read(levels, image)
 
     def _check_finite(self, losses: Mapping[str, Any], found: StateFeatures) -> None:
         """Raise on all processes of a distributed run if a loss of any is not finite."""

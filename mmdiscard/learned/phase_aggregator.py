@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..aggregation import MergeStage, MergeTarget, RowOutputs
-from ..aggregation.aggregators import Merge, ones
+from ..aggregation.aggregators import Merge
 from ..aggregation.alignment import translate
 from ..errors import MMDiscardError
 from ..registry import AGGREGATORS
@@ -87,8 +87,6 @@ class PhaseAggregator(LearnedAggregator):
         return weights.expand(len(logits), *weights.shape)
 
     def merge(self, num_images: int, budget: int) -> Any:
-        if budget == 1:
-            return Merge(self.stage, ones, num_images)
         if torch.is_grad_enabled() and self.module.training:
             return _Corrected(self, _DifferentiableMerge(self.stage, self.weights, num_images))
         return _Corrected(self, Merge(self.stage, self.weights, num_images))

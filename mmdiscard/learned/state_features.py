@@ -6,7 +6,6 @@ Merging them, and whatever the head does afterwards, is differentiable.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,10 +13,8 @@ from torch import Tensor
 from ..aggregation import RowOutputs
 from ..execution import BackboneOutputs, Levels
 from ..models.batch_inference import BatchInference
+from ..models.pipeline import Pipeline
 from ..search import Rows
-
-if TYPE_CHECKING:
-    from ..models.ensemble import Ensemble
 
 
 @dataclass(frozen=True)
@@ -39,37 +36,37 @@ class StateFeatures:
 class _CollectingBatch(BatchInference):
     """Keeps what it computes."""
 
-    def __init__(self, ensemble: 'Ensemble', images: Tensor, keep: Sequence[bool]) -> None:
-        super().__init__(ensemble, images)
+    def __init__(self, pipeline: Pipeline, images: Tensor, keep: Sequence[bool]) -> None:
+        super().__init__(pipeline, images)
         self.parts: list[BackboneOutputs] = []
         self._keep = keep
-        self._asked = 0  # rows asked for in earlier calls
+        self._num_computed = 0  # rows of earlier calls
 
     def compute(self, rows: Rows) -> Iterator[RowOutputs]:
         yield from super().compute(rows)
-        self._asked += len(rows)
+        self._num_computed += len(rows)
 
     def outputs(self, computed: BackboneOutputs) -> RowOutputs:
         levels = tuple(
             level if kept else level.new_zeros(()).expand_as(level)
             for level, kept in zip(computed.features, self._keep, strict=True)
         )
-        positions = computed.positions + self._asked
+        positions = computed.positions + self._num_computed
         self.parts.append(BackboneOutputs(computed.rows, computed.inputs, levels, positions))
         return super().outputs(computed)
 
 
 @torch.no_grad()
-def collect(ensemble: 'Ensemble', images: Tensor, keep: Sequence[bool]) -> StateFeatures:
+def collect(pipeline: Pipeline, images: Tensor, keep: Sequence[bool]) -> StateFeatures:
     """Search and compute.
 
     Args:
-        ensemble: what searches.
+        pipeline: what searches.
         images: ``(N, 3, H, W)``, preprocessed.
         keep: which output levels are wanted.
     """
-    batch = _CollectingBatch(ensemble, images, keep)
-    batch.follow(ensemble.search.rounds(len(images), ensemble.space, ensemble.prices))
+    batch = _CollectingBatch(pipeline, images, keep)
+    batch.follow(pipeline.search.rounds(len(images), pipeline.space, pipeline.prices))
     images_of = torch.cat([part.rows.images for part in batch.parts])
     states = torch.cat([part.rows.states for part in batch.parts])
     asked = torch.cat([part.positions for part in batch.parts]).argsort()
@@ -100,12 +97,12 @@ def _spread(zero: Tensor, rows: int) -> Tensor:
 
 
 def merged(
-    ensemble: 'Ensemble', images: Tensor, collected: StateFeatures, part: int
+    pipeline: Pipeline, images: Tensor, collected: StateFeatures, part: int
 ) -> tuple[Tensor, ...]:
     """Align and merge, with gradients to the aggregator's parameters.
 
     Args:
-        ensemble: what merges.
+        pipeline: what merges.
         images: ``(N, 3, H, W)``, of which heads read the size alone.
         collected: the states.
         part: so many rows go through the head at once, where it runs for every state.
@@ -113,7 +110,7 @@ def merged(
     Returns:
         The merged tensors, each ``(N, ...)``.
     """
-    batch = BatchInference(ensemble, images)
+    batch = BatchInference(pipeline, images)
     for start in range(0, len(collected.rows), part):
         rows = slice(start, start + part)
         levels = tuple(level[rows] for level in collected.features)

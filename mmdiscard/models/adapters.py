@@ -6,17 +6,25 @@ registered under the class name of the model they serve; subclasses of that mode
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ..errors import MMDiscardError
 from ..execution import Levels
 from ..registry import ADAPTERS
+from ..subsampling.backbone import inference_mode
 from .backbone_patch import BackbonePatch
+from .method_patch import MethodPatch
 
 Predict = Callable[[Tensor, Any], Tensor]
+COMPILED_METHODS = ('forward', 'predict', 'test_step', 'val_step')  # see `compile` of MM's Runner
 ATTACHED = '_mmdiscard_attached'  # an attribute of models that have an adapter in them
 
 
@@ -28,6 +36,11 @@ class ModelAdapter:
 
     Attributes:
         backbone: the module that is searched, which maps images to output levels.
+        backbone_patch: runs it, or replays features through it.
+        images_patch: of the method that receives the images of the model.
+
+    Raises:
+        MMDiscardError: if the model has no part that gives logits.
     """
 
     #: whether logits are maps, ``(M, K, H, W)``
@@ -39,12 +52,33 @@ class ModelAdapter:
     #: how states are merged unless the user says otherwise
     default_aggregator: Mapping[str, Any] = {}
 
+    #: whether classes are independent decisions (sigmoid), rather than exclusive (softmax)
+    independent_classes = False
+
     def __init__(self, model: nn.Module) -> None:
+        self.check(model)
         self.model = model
         self.backbone = self.backbone_of(model)
-        self.seam = BackbonePatch(self.backbone)
-        self._patched: list[tuple[nn.Module, str]] = []
-        self._patch(model, ATTACHED, True)
+        #: whether the model changes its images before the backbone receives them
+        self.changes_images = False
+        self._patches: list[MethodPatch] = []
+        try:
+            run_eagerly(model, self._patches)
+            self.backbone_patch = BackbonePatch(self.backbone)
+            self._patches.append(self.backbone_patch.forward)
+            self.images_patch = self.backbone_patch.forward
+            self._entry: MethodPatch | None = None
+        except BaseException:
+            self.uninstall()
+            raise
+
+    @classmethod
+    def check(cls, model: nn.Module) -> None:
+        """Check that states of a model can be merged at all.
+
+        Raises:
+            MMDiscardError: if not.
+        """
 
     @staticmethod
     def backbone_of(model: nn.Module) -> nn.Module:
@@ -52,8 +86,23 @@ class ModelAdapter:
         return model.backbone
 
     def features(self, images: Tensor) -> Levels:
-        """Run the backbone, ``(M, 3, H, W)`` to its output levels."""
-        return self.seam.run(images)
+        """Run the backbone, ``(M, C, H, W)`` to its output levels."""
+        return self.backbone_patch.run(images)
+
+    def backbone_input(self, images: Tensor, context: Any) -> Tensor:
+        """What the backbone receives for images of the model, ``(N, C, H, W)`` each.
+
+        Raises:
+            MMDiscardError: if the model resizes its images and outputs are to be moved by pixels.
+        """
+        if not self.changes_images:
+            return images
+        (received,), _ = self.images_patch.received(lambda: self.run_plain(images, context))
+        return received
+
+    def run_plain(self, images: Tensor, context: Any) -> Any:
+        """Run the model as it was before, as far as the patched method goes."""
+        raise NotImplementedError
 
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
         """Logits ``(M, K)`` or ``(M, K, H, W)`` from the output levels of a backbone.
@@ -73,9 +122,37 @@ class ModelAdapter:
         """A context for bare images ``(M, 3, H, W)``."""
         return None
 
+    def levels_read(self, levels: Levels, images: Tensor) -> tuple[bool, ...]:
+        """On which of the output levels the logits depend.
+
+        Args:
+            levels: of ``images``, per level ``(N, C, h, w)``.
+            images: ``(N, C, H, W)``.
+        """
+        levels = tuple(level.detach().clone().requires_grad_() for level in levels)
+        with inference_mode(self.model), torch.enable_grad():
+            logits = self.head(levels, images, self.default_context(images))
+            gradients = torch.autograd.grad(logits.sum(), levels, allow_unused=True)
+        return tuple(gradient is not None for gradient in gradients)
+
     def install(self, predict: Predict) -> None:
-        """Route the model's predictions through ``predict(images, context)``: logits."""
+        """Take the logits of the model's predictions from ``predict(images, context)``."""
         raise NotImplementedError
+
+    def route(self, predict: Predict) -> AbstractContextManager[None]:
+        """Take them from another function, in this thread and within a context."""
+        return self._entry.redirect(partial(self._enter, predict))
+
+    def _enter(self, predict: Predict, *args: Any, **kwargs: Any) -> Any:
+        """The patched method, with logits from ``predict``."""
+        raise NotImplementedError
+
+    def _install(self, method: str, predict: Predict) -> None:
+        self._entry = self._patch(self.model, method, partial(self._enter, predict))
+
+    def _patch(self, module: nn.Module, name: str, handler: Callable | None = None) -> MethodPatch:
+        self._patches.append(MethodPatch(module, name, handler))
+        return self._patches[-1]
 
     def loss(self, levels: Levels, images: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
         """The model's own losses on the output levels of its backbone, auxiliary heads left out.
@@ -100,50 +177,58 @@ class ModelAdapter:
 
     def uninstall(self) -> None:
         """Leave the model as it was."""
-        for module, name in self._patched:
-            delattr(module, name)
-        self._patched = []
-        self.seam.remove()
-
-    def _patch(self, module: nn.Module, name: str, method: Callable) -> None:
-        """Shadow a method by an instance attribute; parameters and class stay untouched."""
-        setattr(module, name, method)
-        self._patched.append((module, name))
-
-
-class MergedLogits(tuple):
-    """Logits ``(N, K)`` on their way through a head's post-processing, in the place of features."""
+        vars(self.model).pop(ATTACHED, None)
+        while self._patches:
+            self._patches.pop().remove()
 
 
 @ADAPTERS.register_module(name='ImageClassifier')
 class ClassifierAdapter(ModelAdapter):
-    """MMPretrain's `ImageClassifier`: merged logits enter the head's own `predict`."""
+    """MMPretrain's `ImageClassifier`: its own `predict`, in which the head gives merged logits."""
 
     default_aggregator = dict(type='EntropyAggregator', on='features', align='bilinear')
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._head = self._patch(model.head, 'forward')
+
+    @classmethod
+    def check(cls, model: nn.Module) -> None:
+        if getattr(model, 'head', None) is None:
+            raise MMDiscardError(
+                f'this {type(model).__name__} has no head, so there is no prediction to merge; '
+                'build it with a `head`'
+            )
+
+    @property
+    def independent_classes(self) -> bool:
+        return _is_a(self.model.head, 'MultiLabelClsHead')
+
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
-        with self.seam.replay(levels):
+        with self.backbone_patch.replay(levels):
             logits = self.model(images, mode='tensor')
         return one_score_per_class(logits, self.model.head)
 
+    def run_plain(self, images: Tensor, context: Any) -> Any:
+        return self._entry.original(images)
+
     def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
-        return self.model.head.loss(MergedLogits([logits]), samples)
+        with self._head.redirect(lambda *args, **kwargs: logits):
+            return self.model.head.loss((logits,), samples)
 
     def install(self, predict: Predict) -> None:
-        model = self.model
-        head_forward = model.head.forward
+        self._install('predict', predict)
 
-        def forward(feats: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(feats, MergedLogits):
-                return feats[0]
-            return head_forward(feats, *args, **kwargs)
-
-        def predict_merged(inputs: Tensor, data_samples: Any = None, **kwargs: Any) -> Any:
-            merged = MergedLogits([predict(inputs, None)])
-            return model.head.predict(merged, data_samples, **kwargs)
-
-        self._patch(model.head, 'forward', forward)
-        self._patch(model, 'predict', predict_merged)
+    def _enter(
+        self, predict: Predict, inputs: Tensor, data_samples: Any = None, **kwargs: Any
+    ) -> Any:
+        logits = predict(inputs, None)
+        blank = self.backbone_patch.blank_levels(len(inputs))
+        with (
+            self.backbone_patch.replay(blank),
+            self._head.redirect(lambda *args, **kwargs: logits),
+        ):
+            return self._entry.original(inputs, data_samples, **kwargs)
 
 
 @ADAPTERS.register_module(name='EncoderDecoder')
@@ -160,26 +245,38 @@ class SegmentorAdapter(ModelAdapter):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._encode_decode = model.encode_decode
+        self._plain = model.encode_decode
+
+    @property
+    def independent_classes(self) -> bool:
+        head = self._last_head
+        losses = head.loss_decode if hasattr(head, 'loss_decode') else nn.Identity()
+        return any(getattr(loss, 'use_sigmoid', False) for loss in losses.modules())
 
     @property
     def stretches_maps(self) -> bool:
         return not self.model.align_corners
 
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
-        with self.seam.replay(levels):
-            return self._encode_decode(images, context)
+        with self.backbone_patch.replay(levels):
+            return self._plain(images, context)
+
+    def run_plain(self, images: Tensor, context: Any) -> Any:
+        return self._plain(images, context)
 
     def loss(self, levels: Levels, images: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
-        with self.seam.replay(levels):
+        with self.backbone_patch.replay(levels):
             features = self.model.extract_feat(images)
         return self.model._decode_head_forward_train(features, samples)
 
     def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
-        head = self.model.decode_head
-        head = head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
-        loss = _loss_by_feat(head)
+        loss = _loss_by_feat(self._last_head)
         return super().loss_of_logits(logits, samples) if loss is None else loss(logits, samples)
+
+    @property
+    def _last_head(self) -> nn.Module:
+        head = self.model.decode_head
+        return head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
 
     def context_of(self, context: list[dict], rows: Sequence[int]) -> list[dict]:
         # Decode heads read the output size off the first meta, and slide inference writes the size
@@ -192,10 +289,10 @@ class SegmentorAdapter(ModelAdapter):
         return [{'ori_shape': size, 'img_shape': size, 'pad_shape': size}] * len(images)
 
     def install(self, predict: Predict) -> None:
-        def encode_decode(inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-            return predict(inputs, batch_img_metas)
+        self._install('encode_decode', predict)
 
-        self._patch(self.model, 'encode_decode', encode_decode)
+    def _enter(self, predict: Predict, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        return predict(inputs, batch_img_metas)
 
 
 def _loss_by_feat(head: nn.Module) -> Callable | None:
@@ -225,20 +322,43 @@ def unwrap(model: Any) -> nn.Module:
     """The first model with an adapter inside inferencers, TTA models and distributed wrappers.
 
     Raises:
-        MMDiscardError: if there is none.
+        MMDiscardError: if there is none, or if it is inside a wrapper that does not call its
+            `predict`.
     """
     inner = model
     while _adapter_of(inner) is None:
-        wrapped = getattr(inner, 'module', getattr(inner, 'model', None))
-        if wrapped is None:
-            raise MMDiscardError(
-                f'{type(inner).__name__} is not supported; mmdiscard attaches to '
-                f'{", ".join(sorted(ADAPTERS.module_dict))} and their subclasses, bare or inside '
-                'an inferencer, a TTA model or a distributed wrapper (register an adapter in '
-                '`mmdiscard.registry.ADAPTERS` for others)'
-            )
-        inner = wrapped
+        inner = _wrapped(inner)
     return inner
+
+
+def _wrapped(outer: Any) -> Any:
+    """What a wrapper holds that calls the methods of MM models."""
+    name = type(outer).__name__
+    if hasattr(outer, '_orig_mod'):
+        raise MMDiscardError(
+            'this model was compiled by torch.compile, and compiled code cannot be searched; '
+            'attach to the model as it was before (`compiled._orig_mod`) and predict with that'
+        )
+    if not isinstance(outer, nn.Module):
+        inner = getattr(outer, 'model', None)
+    elif isinstance(outer, BaseModel | AveragedModel) or is_model_wrapper(outer):
+        inner = getattr(outer, 'module', getattr(outer, 'model', None))
+    else:
+        inner = None
+    if inner is not None:
+        return inner
+    held = getattr(outer, 'module', getattr(outer, 'model', None))
+    if held is not None and _adapter_of(held) is not None:
+        raise MMDiscardError(
+            f'{name} calls its model as `model(images)`, which mmdiscard leaves as it is; attach '
+            'to the model inside it and call its `predict` or `test_step`, or use a TTA model of MM'
+        )
+    raise MMDiscardError(
+        f'{name} is not supported; mmdiscard attaches to '
+        f'{", ".join(sorted(ADAPTERS.module_dict))} and their subclasses, bare or inside an '
+        'inferencer, a TTA model or a distributed wrapper (register an adapter in '
+        '`mmdiscard.registry.ADAPTERS` for others)'
+    )
 
 
 def adapter_class(model: nn.Module) -> type[ModelAdapter]:
@@ -259,3 +379,31 @@ def _adapter_of(model: Any) -> type[ModelAdapter] | None:
     known = ADAPTERS.module_dict
     names = (cls.__name__ for cls in type(model).__mro__)
     return next((known[name] for name in names if name in known), None)
+
+
+def _is_a(module: nn.Module, name: str) -> bool:
+    """Whether a class of that name is among the classes of ``module``."""
+    return any(cls.__name__ == name for cls in type(module).__mro__)
+
+
+def run_eagerly(model: nn.Module, patches: list[MethodPatch]) -> None:
+    """Let compiled parts of a model run eagerly, as compiled code does not see new hooks.
+
+    Args:
+        model: may hold modules of torch.compile, or ones compiled in place.
+        patches: gets what has to be removed to undo it.
+    """
+    before = len(patches)
+    for module in list(model.modules()):
+        if hasattr(module, '_orig_mod'):
+            patches.append(MethodPatch(module, 'forward', module._orig_mod))
+        if getattr(module, '_compiled_call_impl', None) is not None:
+            patches.append(MethodPatch(module, '_compiled_call_impl', module._call_impl))
+    for name in COMPILED_METHODS:
+        eager = getattr(vars(model).get(name), '_torchdynamo_orig_callable', None)
+        if eager is not None:
+            patches.append(MethodPatch(model, name, eager))
+    if len(patches) > before:
+        print_log(
+            'mmdiscard: compiled parts of the model run eagerly while it is attached', 'current'
+        )

@@ -1,16 +1,31 @@
 """Putting an ensemble into a built model, with every mistake met before an image is."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
-from ..aggregation import Aggregator
+import torch
+from torch import Tensor
+
+from ..aggregation import Aggregator, Geometry, MergeTarget
 from ..errors import MMDiscardError
-from ..execution import DEFAULT_CACHE_BYTES, MemoryLimits
+from ..execution import (
+    DEFAULT_CACHE_BYTES,
+    CostModel,
+    Levels,
+    MemoryLimits,
+    PrefixExecutor,
+    ReentryPoints,
+    find_reentry_points,
+    measure_cost,
+)
 from ..registry import AGGREGATORS, SEARCHES, build
 from ..search import Search
-from ..subsampling import Fingerprint, StateSpace, map_subsampling, select_groups
-from .adapters import ATTACHED, adapter_class, unwrap
+from ..subsampling import Fingerprint, StateHooks, StateSpace, map_subsampling, select_groups
+from ..subsampling.backbone import blank_image, inference_mode
+from .adapters import ATTACHED, ModelAdapter, adapter_class, unwrap
 from .ensemble import Ensemble
+from .pipeline import Pipeline
 
 
 def attach(
@@ -45,22 +60,99 @@ def attach(
             the model cannot use, an unsupported model, a model that is attached already.
     """
     model = unwrap(model)
-    adapter = adapter_class(model)
-    if hasattr(model, ATTACHED):
+    adapter_type = adapter_class(model)
+    if getattr(model, ATTACHED, None) is not None:
         raise MMDiscardError(
             'mmdiscard is attached to this model already; call `detach()` on that ensemble first'
         )
     if not isinstance(search, Search):
         search = build(SEARCHES, search or dict(type='GreedySearch', budget=10))
-    aggregator = build(AGGREGATORS, aggregator or adapter.default_aggregator)
-    aggregator.check(adapter.dense)
+    aggregator = build(AGGREGATORS, aggregator or adapter_type.default_aggregator)
+    aggregator.check(adapter_type.dense)
     limits = MemoryLimits(max_rows, max_cache_bytes)
     which, input_size = _subsampling_options(subsampling or {})
-    backbone = adapter.backbone_of(model)
-    found = map_subsampling(backbone, input_size)
-    groups = select_groups(found, which, backbone)
-    search.prepare(StateSpace(groups), Fingerprint.of(model, backbone, groups, found.input_size))
-    return Ensemble(adapter(model), found, groups, search, aggregator, limits)
+    with ExitStack() as undo:
+        adapter = adapter_type(model)
+        undo.callback(adapter.uninstall)
+        found = map_subsampling(adapter.backbone, input_size)
+        groups = select_groups(found, which, adapter.backbone)
+        search.prepare(
+            StateSpace(groups), Fingerprint.of(model, adapter.backbone, groups, found.input_size)
+        )
+        hooks = StateHooks(adapter.backbone, groups)
+        undo.callback(hooks.remove)
+        geometry = Geometry(hooks.space, found.strides)
+        probe = _Probe(adapter, hooks, blank_image(adapter.backbone, found.input_size))
+        cost_model = probe.cost_model()
+        aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
+        executor = PrefixExecutor(
+            adapter.features, hooks, cost_model, probe.reentry_points(), limits
+        )
+        pipeline = Pipeline(adapter, executor, search, aggregator, geometry, cost_model)
+        ensemble = Ensemble(pipeline, found.input_size)
+        adapter.install(lambda images, context: ensemble.predict(images, context))
+        vars(model)[ATTACHED] = ensemble
+        undo.pop_all()
+    return ensemble
+
+
+class _Probe:
+    """Runs a model once or twice on small inputs, to learn what attaching needs.
+
+    Args:
+        adapter: of the model.
+        hooks: of the searched groups.
+        image: blank, ``(1, C, H, W)``, of the size to run with.
+    """
+
+    def __init__(self, adapter: ModelAdapter, hooks: StateHooks, image: Tensor) -> None:
+        self.adapter = adapter
+        self.hooks = hooks
+        self.image = image
+        self.context = adapter.default_context(image)
+
+    def head(self, levels: Levels) -> Tensor:
+        return self.adapter.head(levels, self.image, self.context)
+
+    def cost_model(self) -> CostModel:
+        """Count the multiply-accumulates of one image, part by part.
+
+        Raises:
+            MMDiscardError: if the model does not run on images of that size.
+        """
+        try:
+            with inference_mode(self.adapter.model):
+                return measure_cost(self.hooks, self.adapter.features, self.head, self.image)
+        except (RuntimeError, AssertionError, IndexError) as error:
+            raise MMDiscardError(
+                f'the model does not run on an image of {tuple(self.image.shape[2:])}: {error}; if '
+                'another size would do, set `input_size` in `subsampling`'
+            ) from error
+
+    def merge_target(self, geometry: Geometry, aggregator: Aggregator) -> MergeTarget:
+        """Shapes of the tensors that the aggregator merges."""
+        with inference_mode(self.adapter.model):
+            levels = self.adapter.features(self.image)
+            if aggregator.stage.head_after:
+                merged, read = levels, self.adapter.levels_read(levels, self.image)
+            else:
+                merged, read = (self.head(levels),), (True,)
+        model, size = self.adapter.model, tuple(self.image.shape[2:])
+        channels = [tensor.shape[1] for tensor in merged]
+        groups = self.hooks.space.groups
+        return MergeTarget(
+            geometry=geometry,
+            shapes=tuple(tuple(tensor.shape[1:]) for tensor in merged),
+            read=read,
+            fingerprint=Fingerprint.of(model, self.adapter.backbone, groups, size, channels),
+        )
+
+    def reentry_points(self) -> ReentryPoints:
+        """Where the backbone can be entered."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn((2, *self.image.shape[1:]), generator=generator)
+        with inference_mode(self.adapter.model):
+            return find_reentry_points(self.adapter.features, self.hooks, noise.to(self.image))
 
 
 def _subsampling_options(options: Mapping[str, Any]) -> tuple[Any, tuple[int, int]]:

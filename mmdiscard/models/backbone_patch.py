@@ -1,56 +1,57 @@
-"""The one place where features enter a model: its backbone's `forward`."""
+"""The backbone of an attached model: run it, or replay features through it."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..execution import Levels
 from ..subsampling.backbone import as_levels, with_levels, without_tensors
+from .method_patch import MethodPatch
 
 
 class BackbonePatch:
-    """Stands in for a backbone's `forward`, to run the backbone or to replay given features.
+    """Stands in for a backbone's `forward`.
 
-    With `replay`, whatever MM code comes after the backbone (necks, heads, cascades) runs on
-    features that were computed elsewhere, so none of it has to be known here.
+    While `replay` is active, whatever MM code comes after the backbone (necks, heads, cascades)
+    runs on features that were computed elsewhere.
 
     Args:
         backbone: gets an instance attribute ``forward`` until `remove`.
+
+    Attributes:
+        forward: the patch of that method.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
         self._backbone = backbone
-        self._had_own_forward = 'forward' in vars(backbone)
-        self._forward = backbone.forward
-        self._fed: Any = None
-        self._form: Any = None
-        backbone.forward = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._fed is not None:
-            return self._fed
-        return self._forward(*args, **kwargs)
+        self.forward = MethodPatch(backbone, 'forward')
+        self._of_thread = threading.local()  # what it returned last, without the tensors
 
     def run(self, images: Tensor) -> Levels:
         """Run the backbone: ``(M, 3, H, W)`` to its output levels."""
         output = self._backbone(images)
-        self._form = without_tensors(output)
-        return as_levels(output)
+        levels = as_levels(output)
+        self._of_thread.form = without_tensors(output)
+        self._of_thread.shapes = [(level.shape[1:], level.dtype, level.device) for level in levels]
+        return levels
 
     @contextmanager
     def replay(self, levels: Levels) -> Iterator[None]:
         """Let the backbone return ``levels`` instead of running, in the form of its last run."""
-        self._fed = with_levels(self._form, levels)
-        try:
+        output = with_levels(self._of_thread.form, levels)
+        with self.forward.redirect(lambda *args, **kwargs: output):
             yield
-        finally:
-            self._fed = None
+
+    def blank_levels(self, count: int) -> Levels:
+        """Zeros in the shapes of the last run, for ``count`` images; they take no memory."""
+        return tuple(
+            torch.zeros((), dtype=dtype, device=device).expand(count, *shape)
+            for shape, dtype, device in self._of_thread.shapes
+        )
 
     def remove(self) -> None:
         """Give the backbone its own `forward` back."""
-        if self._had_own_forward:
-            self._backbone.forward = self._forward
-        else:
-            del self._backbone.forward
+        self.forward.remove()

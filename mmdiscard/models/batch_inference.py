@@ -1,9 +1,10 @@
-"""One batch of images on its way through an ensemble."""
+"""One batch of images: its states computed, judged and merged."""
 
 import copy
 import zlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,76 +12,72 @@ from torch import Tensor
 from ..aggregation import RowOutputs
 from ..execution import BackboneOutputs, Levels
 from ..search import Feedback, Rows, SearchRounds, Signals
+from .pipeline import Pipeline
 from .results import SearchResult, search_result
-
-if TYPE_CHECKING:
-    from .ensemble import Ensemble
 
 
 class BatchInference:
     """Computes, judges and merges the states of one batch.
 
     Args:
-        ensemble: what the batch goes through.
-        images: ``(N, 3, H, W)``, preprocessed.
-        context: what the head asks for besides; None for bare images.
-
-    Attributes:
-        asked: rows of every round so far.
-        answers: what the search was told of them.
+        pipeline: what the batch goes through.
+        images: ``(N, C, H, W)``, preprocessed, as the model receives them.
+        context: what the head needs besides, such as image metas; None for bare images.
     """
 
-    def __init__(self, ensemble: 'Ensemble', images: Tensor, context: Any = None) -> None:
-        self.ensemble = ensemble
+    def __init__(self, pipeline: Pipeline, images: Tensor, context: Any = None) -> None:
+        adapter = pipeline.adapter
+        self.pipeline = pipeline
         self.images = images
-        self.asked: list[Rows] = []
-        self.answers: list[Feedback] = []
-        self._run = ensemble.executor.start(images)
+        self._context = adapter.default_context(images) if context is None else context
+        self._run = pipeline.executor.start(adapter.backbone_input(images, self._context))
         self._heads = torch.zeros(len(images), dtype=torch.long)
-        self._context = ensemble.adapter.default_context(images) if context is None else context
-        self._merge = ensemble.aggregator.merge(len(images), ensemble.budget)
+        self._merge = pipeline.begin_merge(len(images))
+        self._asked: list[Rows] = []
+        self._answers: list[Feedback] = []
 
     @property
     def costs(self) -> Tensor:
         """What was computed so far of each image, in plain forwards: ``(N,)``."""
-        return self._run.costs + self.ensemble.cost_model.head * self._heads
+        return self._run.costs + self.pipeline.cost_model.head * self._heads
 
     @property
     def weight(self) -> Tensor | None:
-        """What the states of each image weigh together, ``(N, 1, ...)``.
+        """Sum of the weights of each image's states, ``(N, 1, ...)``.
 
         None where weights do not say how sure predictions are.
         """
-        comparable = self.ensemble.aggregator.weighs_confidence and self.ensemble.budget > 1
-        return self._merge.total if comparable else None
+        return self._merge.total if self.pipeline.weighs_confidence else None
 
     def follow(self, rounds: SearchRounds) -> None:
         """Compute and merge what a search asks for, until it ends."""
-        search = self.ensemble.search
-        if self.ensemble.budget == 1:
-            self._converse(rounds, self._take_in_unseen)
-        elif search.needs_prediction:
-            joint = search.criterion is not None and search.criterion.needs_attention
-            self._converse(rounds, self._take_in_then_judge if joint else self._take_in)
-        else:
-            # The states are known before anything is computed, so compute them in one go.
-            self._converse(rounds, self._judge)
-            images = torch.cat([rows.images for rows in self.asked])
-            self.add(Rows(images, torch.cat([rows.states for rows in self.asked])))
+        if self.pipeline.needs_prediction:
+            self._converse(rounds, self.ask)
+            return
+        # The states are known before anything is computed, so compute them in one go.
+        self._converse(rounds, lambda rows: self._record(rows, self._judge(rows)))
+        images = torch.cat([rows.images for rows in self._asked])
+        self.add(Rows(images, torch.cat([rows.states for rows in self._asked])))
+
+    def ask(self, rows: Rows) -> Feedback:
+        """Compute, judge and merge one round of a search."""
+        judge = self._ask_by_attention if self.pipeline.compares_attention else self._ask_one_by_one
+        return self._record(rows, judge(rows))
 
     def compute(self, rows: Rows) -> Iterator[RowOutputs]:
         """Compute rows, in parts."""
         return map(self.outputs, self._run.compute(rows))
 
     def outputs(self, computed: BackboneOutputs) -> RowOutputs:
-        """What becomes of computed rows, each thing when it is first asked for."""
-        aggregator = self.ensemble.aggregator
+        """Aligned levels, logits and entropy of computed rows, each worked out when asked for."""
+        aggregator = self.pipeline.aggregator
         return RowOutputs(
             computed,
             self._head,
-            self.ensemble.geometry,
+            self.pipeline.geometry,
             aggregator.alignment,
             aggregator.stage.head_input,
+            self.pipeline.adapter.independent_classes,
         )
 
     def add(self, rows: Rows, see: Callable[[RowOutputs], None] = lambda outputs: None) -> None:
@@ -90,54 +87,56 @@ class BatchInference:
             self._merge.add(outputs, last_use=True)
             del outputs  # its maps are large, and the next one's are made before it gives way
 
-    def fork(self) -> 'BatchInference':
-        """A batch that has merged the same so far; what was computed is shared."""
-        fork = copy.copy(self)
-        aggregator = self.ensemble.aggregator
-        fork._merge = copy.deepcopy(self._merge, {id(aggregator): aggregator})
-        return fork
-
     def take(self, outputs: RowOutputs) -> None:
         """Merge rows that were computed elsewhere."""
         self._merge.add(outputs)
+
+    def fork(self) -> 'BatchInference':
+        """A batch that has merged the same so far; what was computed is shared."""
+        fork = copy.copy(self)
+        aggregator = self.pipeline.aggregator
+        fork._merge = copy.deepcopy(self._merge, {id(aggregator): aggregator})
+        return fork
 
     def merged(self) -> tuple[Tensor, ...]:
         """What was merged so far, each ``(N, ...)``."""
         return self._merge.result()
 
     def logits(self) -> Tensor:
-        """The merged prediction."""
+        """The merged prediction, ``(N, K)`` or ``(N, K, H, W)``."""
         count = len(self.images)
-        whole = BackboneOutputs(
-            Rows(torch.arange(count), self.ensemble.space.default(count)), self.images, ()
-        )
-        return self.ensemble.aggregator.stage.logits(
+        rows = Rows(torch.arange(count), self.pipeline.space.default(count))
+        whole = BackboneOutputs(rows, self.images, ())
+        return self.pipeline.aggregator.stage.logits(
             self.merged(), lambda levels: self._head(levels, whole)
         )
 
     def result(self) -> SearchResult:
         """What was asked for and found."""
         size = tuple(self.images.shape[2:])
-        return search_result(self.asked, self.answers, self.costs, self.ensemble.prices, size)
+        found = search_result(self._asked, self._answers, self.costs, self.pipeline.prices, size)
+        return replace(found, weight=self.weight)
 
-    def _converse(self, rounds: SearchRounds, answer: Any) -> None:
+    def _converse(self, rounds: SearchRounds, answer: Callable[[Rows], Feedback]) -> None:
         rows = next(rounds)
         while True:
-            self.asked.append(rows)
-            self.answers.append(answer(rows))
             try:
-                rows = rounds.send(self.answers[-1])
+                rows = rounds.send(answer(rows))
             except StopIteration:
                 return
 
-    def _take_in(self, rows: Rows) -> Feedback:
-        """Compute, judge and merge rows."""
+    def _record(self, rows: Rows, feedback: Feedback) -> Feedback:
+        self._asked.append(rows)
+        self._answers.append(feedback)
+        return feedback
+
+    def _ask_one_by_one(self, rows: Rows) -> Feedback:
         parts = []
-        self.add(rows, lambda e: parts.append((e.positions, self._judge(e.rows, e))))
+        self.add(rows, lambda o: parts.append((o.positions, self._judge(o.rows, o))))
         return _in_order(parts)
 
-    def _take_in_then_judge(self, rows: Rows) -> Feedback:
-        """Likewise, where a state is judged by how it compares with all others so far."""
+    def _ask_by_attention(self, rows: Rows) -> Feedback:
+        """Where a state is judged by how it compares with all others so far: merge, then judge."""
         parts = []
         for outputs in self.compute(rows):
             self._merge.add(outputs)
@@ -151,33 +150,21 @@ class BatchInference:
             ]
         )
 
-    def _take_in_unseen(self, rows: Rows) -> Feedback:
-        """Compute the only state there is to be: nothing is compared, so nothing is judged."""
-        self.add(rows)
-        return Feedback(confident=torch.ones(len(rows), dtype=torch.bool))
-
     def _judge(
-        self,
-        rows: Rows,
-        outputs: RowOutputs | None = None,
-        attention: Tensor | None = None,
+        self, rows: Rows, outputs: RowOutputs | None = None, attention: Tensor | None = None
     ) -> Feedback:
-        search = self.ensemble.search
         signals = Signals(
-            displacement=self.ensemble.space.displacement(rows.states),
+            displacement=self.pipeline.space.displacement(rows.states),
             image_keys=lambda: image_keys(self.images)[rows.images],
             entropy=lambda: outputs.entropy,
             margin=lambda: outputs.margin,
             attention=lambda: attention,
         )
-        return Feedback(
-            scores=search.criterion and search.criterion.score(rows, signals),
-            confident=search.gate and search.gate.confident(signals),
-        )
+        return self.pipeline.judge(rows, signals)
 
     def _head(self, levels: Levels, computed: BackboneOutputs) -> Tensor:
         self._heads += computed.rows.images.bincount(minlength=len(self.images))
-        return self.ensemble.head(self._context, levels, computed)
+        return self.pipeline.head(self._context, levels, computed)
 
 
 def _in_order(parts: list[tuple[Tensor, Feedback]]) -> Feedback:
@@ -194,7 +181,7 @@ def _in_order(parts: list[tuple[Tensor, Feedback]]) -> Feedback:
 
 
 def image_keys(images: Tensor) -> Tensor:
-    """A number per image that depends on its content alone: ``(N, 3, H, W)`` -> ``(N,)`` long."""
+    """A number per image that depends on its content alone: ``(N, C, H, W)`` -> ``(N,)`` long."""
     step = max(1, min(images.shape[2:]) // 16)
     sample = images[:, :, ::step, ::step].detach().float().cpu().numpy()
     return torch.tensor([zlib.crc32(image.tobytes()) for image in sample])

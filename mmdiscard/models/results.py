@@ -24,6 +24,8 @@ class SearchResult:
         bounds: ``(N,)`` the least they could be: every distinct prefix of the states computed once,
             and the head run as often as the aggregator and the criterion ask for.
         size: height and width of the images, as the model saw them.
+        weight: ``(N, 1, ...)`` sum of the weights of each image's states; None where weights do
+            not say how sure predictions are.
     """
 
     states: Tensor
@@ -32,6 +34,7 @@ class SearchResult:
     costs: Tensor
     bounds: Tensor
     size: tuple[int, int]
+    weight: Tensor | None = None
 
     @property
     def cost(self) -> float:

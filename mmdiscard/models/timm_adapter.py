@@ -52,22 +52,29 @@ class TimmAdapter(ModelAdapter):
 
     default_aggregator = dict(type='EntropyAggregator', on='features', align='bilinear')
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._forward = self.images_patch = self._patch(model.model, 'forward')
+
     @staticmethod
     def backbone_of(model: nn.Module) -> nn.Module:
         return TimmFeatures(model.model)
 
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
-        with self.seam.replay(levels):
+        with self.backbone_patch.replay(levels):
             logits = self.backbone.head(self.backbone(images))
         return one_score_per_class(logits, self.model.model)
+
+    def run_plain(self, images: Tensor, context: Any) -> Any:
+        return self._entry.original(images)
 
     def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
         return self.model._get_loss(logits, samples)
 
     def install(self, predict: Predict) -> None:
-        model = self.model
+        self._install('predict', predict)
 
-        def predict_merged(inputs: Tensor, data_samples: Any = None) -> Any:
-            return model._get_predictions(predict(inputs, None), data_samples)
-
-        self._patch(model, 'predict', predict_merged)
+    def _enter(self, predict: Predict, inputs: Tensor, data_samples: Any = None) -> Any:
+        logits = predict(inputs, None)
+        with self._forward.redirect(lambda *args, **kwargs: logits):
+            return self._entry.original(inputs, data_samples)

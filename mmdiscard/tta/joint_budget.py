@@ -112,9 +112,7 @@ class JointBudget:
             for view, rows in asked.items():
                 with naming(views[view], names[view]):
                     batch = batch_of(view)
-                    feedback[view] = batch._take_in(rows)
-                batch.asked.append(rows)
-                batch.answers.append(feedback[view])
+                    feedback[view] = batch.ask(rows)
                 taken[:, view] += rows.images.bincount(minlength=count)
             asked = next_or_none(rounds, feedback)
         self.last = JointResult(taken, torch.zeros(count, dtype=torch.float64))
@@ -166,4 +164,4 @@ def _batch(model: nn.Module, ensemble: Ensemble, view: Any) -> BatchInference:
     data = unwrap(model).data_preprocessor(view, False)
     samples = data['data_samples']
     context = [sample.metainfo for sample in samples] if ensemble.adapter.dense else None
-    return BatchInference(ensemble, data['inputs'], context)
+    return BatchInference(ensemble.pipeline, data['inputs'], context)

@@ -1,6 +1,7 @@
 """TTA models: views of MM's `tta_pipeline`, merged with or without mmdiscard inside."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmengine.model import BaseTTAModel
@@ -97,7 +98,7 @@ class DiscardTTA(BaseTTAModel):
         for found in self.joint.logits(self.module, views, names):
 
             def predict(images: Tensor, context: Any, found: ViewLogits = found) -> Tensor:
-                ensemble.weight = found.weight
+                ensemble.last = replace(ensemble.last, weight=found.weight)
                 return found.logits
 
             # MM's own pre- and post-processing, around logits that are there already.

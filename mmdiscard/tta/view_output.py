@@ -132,7 +132,7 @@ def _heard(head: nn.Module | None) -> Iterator[list[Tensor]]:
 
 
 def _weights(ensemble: Ensemble | None) -> Tensor | None:
-    return None if ensemble is None else ensemble.weight
+    return None if ensemble is None else ensemble.last.weight
 
 
 # ------------------------------------------------------------------------------------- segmentors
@@ -175,7 +175,7 @@ def _weight_as_class(ensemble: Ensemble) -> Iterator[None]:
 
     def encode_decode(inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         logits = predict(inputs, batch_img_metas)
-        weight = ensemble.weight.to(logits).expand(-1, 1, *logits.shape[2:])
+        weight = ensemble.last.weight.to(logits).expand(-1, 1, *logits.shape[2:])
         return torch.cat([logits, weight], 1)
 
     model.encode_decode, model.out_channels = encode_decode, classes + 1

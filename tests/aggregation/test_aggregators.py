@@ -131,20 +131,6 @@ def test_entropy_weights_are_normalised_over_states_at_every_place(shape):
     assert not torch.allclose(expected, logits.mean(0), rtol=1e-2)
 
 
-def test_a_single_state_is_not_weighed():
-    def never(levels, computed):
-        raise AssertionError('no prediction is needed')
-
-    rows = Rows(torch.arange(IMAGES), torch.zeros(IMAGES, 1).long())
-    aggregator = EntropyAggregator(on='features', align='none')
-    parts = (Geometry(SPACE, [(8, 8)]), aggregator.alignment, aggregator.stage.head_input)
-    features = torch.randn(IMAGES, 6, 2, 2)
-    computed = BackboneOutputs(rows, features, (features,))
-    merge = aggregator.merge(IMAGES, budget=1)
-    merge.add(RowOutputs(computed, never, *parts))
-    assert torch.equal(merge.result()[0], features)
-
-
 def test_states_without_any_confidence_are_averaged():
     logits = torch.ones(STATES, IMAGES, 6) * torch.arange(5.0).view(5, 1, 1)
     assert_near(merged(EntropyAggregator(on='logits'), logits), torch.full((IMAGES, 6), 2.0))

@@ -46,8 +46,8 @@ def test_states_are_shared_as_the_prices_say():
     with mmdiscard.attach(model, search=ExternalStates(), **settings) as ensemble:
         states = list(ensemble.space)[::3]
         rows = []
-        forward = ensemble.adapter.seam._forward
+        forward = ensemble.adapter.backbone_patch.forward.original
         hooked = lambda x, **k: rows.append(len(x)) or forward(x, **k)  # noqa: E731
-        ensemble.adapter.seam._forward = hooked
+        ensemble.adapter.backbone_patch.forward.original = hooked
         list(merged_with_each(ensemble, inputs, None, states[:2], states[2:]))
     assert sum(rows) < 2 * len(states)  # most trials enter the backbone behind its beginning

@@ -182,7 +182,7 @@ def test_a_cache_too_small_for_an_image_keeps_none(tmp_path):
 def test_collected_states_are_in_the_order_of_the_search():
     model, x = learner(), images(3)
     model.ensemble.use(model._train_search)
-    found = collect(model.ensemble, x, model._read)
+    found = collect(model.ensemble.pipeline, x, model._read)
     with torch.no_grad():
         model.ensemble.predict(x)
     states = found.rows.states.unflatten(0, (6, 3)).transpose(0, 1)

@@ -1,0 +1,112 @@
+"""What a batch goes through on its way from images to merged logits."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..aggregation import Aggregator, Geometry, Merge
+from ..aggregation.aggregators import ones
+from ..errors import MMDiscardError
+from ..execution import BackboneOutputs, CostModel, Levels, PrefixExecutor
+from ..search import Feedback, Prices, Rows, Search, Signals
+from ..subsampling import StateSpace
+from .adapters import ModelAdapter
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The parts that predict, and what follows from their combination.
+
+    A prediction of one state has nothing to compare or to weigh: it is neither scored nor gated
+    nor weighted. That is decided here, once.
+
+    Attributes:
+        adapter: of the model.
+        executor: computes states.
+        search: chooses states.
+        aggregator: merges them.
+        geometry: where the cells of the output levels lie.
+        cost_model: what the parts of the model cost.
+
+    Raises:
+        MMDiscardError: if the search looks at attention and the aggregator has none.
+    """
+
+    adapter: ModelAdapter
+    executor: PrefixExecutor
+    search: Search
+    aggregator: Aggregator
+    geometry: Geometry
+    cost_model: CostModel
+
+    def __post_init__(self) -> None:
+        criterion = self.search.criterion
+        wanted = criterion is not None and criterion.needs_attention
+        if wanted and not self.aggregator.gives_attention:
+            raise MMDiscardError(
+                f'{type(criterion).__name__} scores states by the attention of the aggregator, and '
+                f'{type(self.aggregator).__name__} has none; use AttentionAggregator, or another '
+                'criterion'
+            )
+
+    @property
+    def space(self) -> StateSpace:
+        return self.executor.hooks.space
+
+    @cached_property
+    def prices(self) -> Prices:
+        """What states cost with this search and aggregator, in plain forwards."""
+        judged = self._prices(self.search.runs_head or self.aggregator.needs_prediction)
+        one = self.search.most_states(self.space, judged) == 1
+        return self._prices(False) if one else judged
+
+    @cached_property
+    def budget(self) -> int:
+        """Number of states per image at most, ``B``."""
+        return self.search.most_states(self.space, self.prices)
+
+    @property
+    def needs_prediction(self) -> bool:
+        """Whether the next round of the search depends on predictions for this one."""
+        return self.budget > 1 and self.search.needs_prediction
+
+    @property
+    def weighs_confidence(self) -> bool:
+        """Whether the weights of states say how sure their predictions are."""
+        return self.budget > 1 and self.aggregator.weighs_confidence
+
+    @property
+    def compares_attention(self) -> bool:
+        """Whether a state is scored by the attention that it receives among all so far."""
+        criterion = self.search.criterion
+        return self.budget > 1 and criterion is not None and criterion.needs_attention
+
+    def judge(self, rows: Rows, signals: Signals) -> Feedback:
+        """What the search is told of ``rows``."""
+        if self.budget == 1:
+            return Feedback(confident=torch.ones(len(rows), dtype=torch.bool))
+        search = self.search
+        return Feedback(
+            scores=search.criterion and search.criterion.score(rows, signals),
+            confident=search.gate and search.gate.confident(signals),
+        )
+
+    def begin_merge(self, num_images: int) -> Merge:
+        """Begin to merge the states of ``num_images`` images."""
+        if self.budget == 1:
+            return Merge(self.aggregator.stage, ones, num_images)
+        return self.aggregator.merge(num_images, self.budget)
+
+    def head(self, context: Any, levels: Levels, computed: BackboneOutputs) -> Tensor:
+        """Logits of computed rows, from their levels or from what became of those."""
+        rows = computed.rows.images.tolist()
+        return self.adapter.head(levels, computed.inputs, self.adapter.context_of(context, rows))
+
+    def _prices(self, looks_at_predictions: bool) -> Prices:
+        after = self.aggregator.stage.head_after
+        return self.cost_model.prices(
+            head_per_state=looks_at_predictions or not after, head_after=after
+        )
