@@ -7,6 +7,7 @@ own offset inside one extended tensor, and the layer runs once. No class is repl
 parameter renamed; removing the handles restores the backbone bit for bit.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,9 @@ class StateHooks:
     place of what they receive, so the forward can be called with a batch of no rows (or of one, for
     backbones that refuse none), and the backbone's own code computes the rest.
 
+    A selection holds for the thread that makes it. In copies and pickles of the backbone the hooks
+    do nothing.
+
     Args:
         backbone: the module that the groups were found in.
         groups: the groups that states index.
@@ -58,9 +62,9 @@ class StateHooks:
 
     def __init__(self, backbone: nn.Module, groups: Sequence[SubsamplingGroup]) -> None:
         self.space = StateSpace(groups)
-        self.selection: Selection | None = None
-        modules = dict(backbone.named_modules())
+        self._of_thread = threading.local()
         self._handles = []
+        modules = dict(backbone.named_modules())
         for column, group in enumerate(groups):
             for name in group.members:
                 layer = _LayerHooks(self, column, name, group.factor)
@@ -68,6 +72,11 @@ class StateHooks:
                     modules[name].register_forward_pre_hook(layer.extend),
                     modules[name].register_forward_hook(layer.trim),
                 ]
+
+    @property
+    def selection(self) -> Selection | None:
+        """What the hooks do in this thread now; None for nothing."""
+        return getattr(self._of_thread, 'selection', None)
 
     @contextmanager
     def select(self, states: Tensor, **options: Any) -> Iterator[Selection]:
@@ -77,11 +86,12 @@ class StateHooks:
             states: one state per row.
             options: fields of `Selection`.
         """
-        self.selection = Selection(self.space.offsets(states), **options)
+        selection = Selection(self.space.offsets(states), **options)
+        self._of_thread.selection = selection
         try:
-            yield self.selection
+            yield selection
         finally:
-            self.selection = None
+            self._of_thread.selection = None
 
     def offsets(self, column: int, rows: int) -> Tensor | None:
         """``(rows, 2)`` offsets of one group, or None where every row takes the default index."""
@@ -118,6 +128,12 @@ class StateHooks:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def __deepcopy__(self, memo: dict) -> 'StateHooks':
+        return StateHooks(nn.Identity(), ())
+
+    def __reduce__(self) -> tuple:
+        return StateHooks, (nn.Identity(), ())
 
 
 class _LayerHooks:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import MMDiscardError
@@ -109,6 +110,8 @@ class _Recorder:
         self._calls = 0
         self._handles: list = []
         for name, module in backbone.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks: what it subsamples shows as an unexplained stride
             factor = subsampling_factor(module)
             if factor != (1, 1):
                 self._handles.append(module.register_forward_pre_hook(self._strided(name, factor)))
