@@ -11,7 +11,7 @@ from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.backbones.page import (
+from benchmarks.backbones.results import (
     ABSENT,
     NOTHING,
     PARTLY,

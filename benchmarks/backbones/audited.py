@@ -239,3 +239,22 @@ TIMM = {
         'inception_v3',
     )
 }
+
+# Audited in place of everything while nothing changed: one of every kind of layer and of topology.
+SAMPLE = {
+    ('mmpretrain', 'ConvNeXt'),
+    ('mmpretrain', 'EfficientNet'),
+    ('mmpretrain', 'InceptionV3'),
+    ('mmpretrain', 'MobileNetV2'),
+    ('mmpretrain', 'ResNet'),
+    ('mmpretrain', 'RepVGG (deploy)'),
+    ('mmpretrain', 'ShuffleNetV2'),
+    ('mmpretrain', 'SwinTransformer'),
+    ('mmpretrain', 'VisionTransformer'),
+    ('mmseg', 'HRNet'),
+    ('mmseg', 'MixVisionTransformer'),
+    ('mmseg', 'ResNetV1c (stride 8)'),
+    ('mmseg', 'UNet'),
+    ('timm', 'coat_lite_tiny'),
+    ('timm', 'resnet18'),
+}

@@ -1,16 +1,18 @@
-"""The page that says which backbones can be searched: written, and read again to compare."""
+"""docs/backbones.md, made from the results of the audit."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-SEARCHED, PARTLY, NOTHING, REFUSED, ABSENT = RESULTS = (
-    'searched',
-    'partly',
-    'nothing to search',
-    'not supported',
-    'not built',
+from benchmarks.backbones.results import (
+    ABSENT,
+    NOTHING,
+    PARTLY,
+    REFUSED,
+    RESULTS,
+    SEARCHED,
+    BackboneRecord,
+    GroupRecord,
 )
+
 MEANINGS = {
     SEARCHED: 'every group that is offered obeys the translation law, and a search ran',
     PARTLY: 'a search ran on the groups that obey it; those that do not are named',
@@ -18,53 +20,49 @@ MEANINGS = {
     REFUSED: 'layers subsample, but none can be searched, for the reason given',
     ABSENT: 'it is no backbone, or could not be built or run here',
 }
+INTRODUCTION = """# Backbones
+
+Which backbones can be searched: all of MMPretrain and MMSegmentation, and families of timm. The
+audit builds the smallest variant of each with random weights, finds its subsampling groups, checks
+every group with the [translation oracle](method.md), and searches four states through
+`mmdiscard.attach`. `make audit` repeats it and fails if a backbone that passed no longer does.
+This page is made from [results.json](../benchmarks/backbones/results.json);
+`python -m benchmarks.backbones.run` audits everything and writes both, `--only NAME...` renews the
+rows of some.
+
+A group reads stride·factor (error/effect): its input stride in image pixels, how much it
+subsamples, and how far it is from translating the image, 0 being exact and 1 not at all; below 0.5
+passes. What remains comes from borders, windows and position embeddings. "four states" is their
+cost in units of one plain forward, the first and last group left out where there are more than two.
+
+Weights are random and prepared so that they translate as trained ones do: kernels are damped off
+their centre and batch statistics are uneven; a group that fails is tried with the class's own
+initialisation too, and the better result counts. Windows as large as the map (Swin V2, MixMIM) and
+feature-map outputs of plain transformers are chosen in `benchmarks/backbones/audited.py`. With
+other windows or stock weights more groups fail, so check your own model with
+`mmdiscard.translation_oracle`. Models of timm are audited whole, through `TimmClassifier`.
+
+What a remark means: *not on the trunk* is a side branch, such as spatial-reduction attention, or
+one of several branches that meet before the deepest output. *Joins ... with maps that come past it*
+are the skips of an encoder-decoder and the fusions of branches, where maps of two resolutions meet.
+A late group moves the coarse ones only, so no translation brings the joined level back, and the
+group is left out rather than searched wrongly. *Reached inside a forward*: something subsamples by
+a function or by slicing and is no module by itself; the groups around it are searched.
+"""
 
 
-@dataclass(frozen=True)
-class GroupRecord:
-    """One group of one backbone: where it is, what it does, and what the oracle says."""
-
-    name: str
-    stride: tuple[int, int]
-    factor: tuple[int, int]
-    ratio: float
-    passed: bool
-
-    def __str__(self) -> str:
-        failed = '' if self.passed else ' **fails**'
-        return f'{_axes(self.stride)}·{_axes(self.factor)} ({self.ratio:.2f}{failed})'
+def page(records: Sequence[BackboneRecord]) -> str:
+    """The whole page, rows in the order of ``records``."""
+    rows = '\n'.join(map(row, records))
+    return (
+        f'{INTRODUCTION}\n{summary(records)}\n'
+        '| package | backbone | result | groups: stride·factor (error/effect) | four states '
+        f'| remark |\n|---|---|---|---|---:|---|\n{rows}\n'
+    )
 
 
-@dataclass(frozen=True)
-class BackboneRecord:
-    """What the audit found of one backbone.
-
-    Attributes:
-        package: whose registry it is in.
-        name: under which it is registered, or the name of the timm model.
-        result: one of `RESULTS`.
-        groups: all groups that discovery offers.
-        cost: of four states, in units of one plain forward; None if no search ran.
-        remark: why something is not searched, in one line.
-    """
-
-    package: str
-    name: str
-    result: str
-    groups: tuple[GroupRecord, ...] = ()
-    cost: float | None = None
-    remark: str = ''
-
-    def row(self) -> str:
-        """A line of the table."""
-        groups = ', '.join(map(str, self.groups))
-        cost = '' if self.cost is None else f'{self.cost:.2f}'
-        remark = self.remark.replace('|', '/')
-        return f'| {self.package} | {self.name} | {self.result} | {groups} | {cost} | {remark} |'
-
-
-def summary(records: Sequence['BackboneRecord | WrittenRow']) -> str:
-    """How many there are of each result, and the share of those that subsample."""
+def summary(records: Sequence[BackboneRecord]) -> str:
+    """How many backbones have each result, and the share of those that subsample."""
     counts = {result: sum(r.result == result for r in records) for result in RESULTS}
     good = counts[SEARCHED]
     subsample = good + counts[PARTLY] + counts[REFUSED]
@@ -76,65 +74,17 @@ def summary(records: Sequence['BackboneRecord | WrittenRow']) -> str:
     )
 
 
-def page(records: Sequence['BackboneRecord | WrittenRow'], introduction: str) -> str:
-    """The whole page, in the order of ``records``."""
-    rows = '\n'.join(record.row() for record in records)
-    return (
-        f'{introduction}\n{summary(records)}\n'
-        '| package | backbone | result | groups: stride·factor (error/effect) | four states '
-        f'| remark |\n|---|---|---|---|---:|---|\n{rows}\n'
-    )
+def row(record: BackboneRecord) -> str:
+    """A line of the table."""
+    groups = ', '.join(map(_group, record.groups))
+    cost = '' if record.cost is None else f'{record.cost:.2f}'
+    remark = record.remark.replace('|', '/')
+    return f'| {record.package} | {record.name} | {record.result} | {groups} | {cost} | {remark} |'
 
 
-def read_results(text: str) -> dict[tuple[str, str], tuple[str, int]]:
-    """``{(package, backbone): (result, groups that pass)}`` of a page that `page` wrote."""
-    known = '|'.join(map(re.escape, RESULTS))
-    rows = re.findall(rf'^\| (\S+) \| ([^|]+?) \| ({known}) \| (.*?) \|', text, re.MULTILINE)
-    return {
-        (package, name): (result, groups.count('·') - groups.count('fails'))
-        for package, name, result, groups in rows
-    }
-
-
-@dataclass(frozen=True)
-class WrittenRow:
-    """A row of a page, kept as it is."""
-
-    package: str
-    name: str
-    result: str
-    line: str
-
-    def row(self) -> str:
-        return self.line
-
-
-def read_rows(text: str) -> dict[tuple[str, str], WrittenRow]:
-    """The rows of a page that `page` wrote."""
-    cells = [(line, [cell.strip() for cell in line.split('|')]) for line in text.splitlines()]
-    return {
-        (cell[1], cell[2]): WrittenRow(*cell[1:4], line)
-        for line, cell in cells
-        if len(cell) == 8 and cell[3] in RESULTS
-    }
-
-
-def regressions(
-    before: dict[tuple[str, str], tuple[str, int]], records: Sequence[BackboneRecord]
-) -> list[BackboneRecord]:
-    """Those of which fewer groups pass than before, or none is searched any more."""
-    return [
-        record
-        for record in records
-        if _worse(record, *before.get((record.package, record.name), (ABSENT, 0)))
-    ]
-
-
-def _worse(record: BackboneRecord, result: str, groups: int) -> bool:
-    rank = RESULTS.index
-    passed = sum(group.passed for group in record.groups)
-    searched = rank(result) <= rank(PARTLY)
-    return searched and (rank(record.result) > rank(result) or passed < groups)
+def _group(group: GroupRecord) -> str:
+    failed = '' if group.passed else ' **fails**'
+    return f'{_axes(group.stride)}·{_axes(group.factor)} ({group.ratio:.2f}{failed})'
 
 
 def _axes(pair: tuple[int, int]) -> str:

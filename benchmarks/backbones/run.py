@@ -1,9 +1,13 @@
 """Which backbones can be searched: all of MMPretrain and MMSegmentation, and families of timm.
 
+    python -m benchmarks.backbones.run                  # audit everything, record the results
+    python -m benchmarks.backbones.run --only ResNet    # renew the records of some
+    python -m benchmarks.backbones.run --check          # compare with the recorded results
+
 Builds the smallest variant of each with random weights, finds its subsampling groups, asks the
-translation oracle of each group, and searches four states. Writes docs/backbones.md, in about five
-minutes on two cores; with --check it writes nothing and fails if one that passed no longer does.
-With --only it renews the rows of some; the others stay.
+translation oracle of each group, and searches four states. Results go to results.json, from which
+docs/backbones.md is made; everything takes about five minutes on two cores. With --check nothing
+is written, and a backbone that passed and no longer does is an error.
 """
 
 import argparse
@@ -13,64 +17,66 @@ import os
 import resource
 import signal
 import sys
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
 
-from benchmarks.backbones import page as table
 from benchmarks.backbones.audit import audit, registered
-from benchmarks.backbones.audited import MMPRETRAIN, MMSEG, NO_BACKBONES, TIMM, entry
+from benchmarks.backbones.audited import MMPRETRAIN, MMSEG, NO_BACKBONES, SAMPLE, TIMM, entry
+from benchmarks.backbones.page import page, row, summary
+from benchmarks.backbones.results import (
+    ABSENT,
+    AuditResults,
+    BackboneRecord,
+    input_hashes,
+    read_results,
+    regressions,
+    write_results,
+)
 from mmdiscard.engine import cli
 from mmdiscard.errors import MMDiscardError
+from mmdiscard.utils import Progress, report
+from mmdiscard.utils.io import write_atomically
 
-HANGS = 20  # so many times the limit, by the clock, is no longer working but waiting
+WAIT_FACTOR = 20  # a process that needs so many times its limit by the clock hangs
+RESULTS = Path(__file__).with_name('results.json')
 PAGE = Path(__file__).parents[2] / 'docs' / 'backbones.md'
-INTRODUCTION = """# Backbones
 
-Made by `python -m benchmarks.backbones.run`, which builds the smallest variant of every backbone
-with random weights, finds the groups, checks each with the [translation oracle](method.md), and
-searches four states through `mmdiscard.attach`. `--only NAME...` renews the rows of some; `--check`
-writes nothing and fails if a backbone that passed here no longer does.
-
-A group reads stride·factor (error/effect): its input stride in image pixels, how much it
-subsamples, and how far it is from translating the image, 0 being exact and 1 not at all; below 0.5
-passes. What remains comes from borders, windows and position embeddings. "four states" is their
-cost in units of one plain forward, the first and last group left out where there are more than two.
-
-Weights are random and prepared so that they translate as trained ones do: kernels are damped off
-their centre and batch statistics are uneven; a group that fails is tried with the class's own
-initialisation too, and the better result counts. Windows as large as the map (Swin V2, MixMIM) and
-feature-map outputs of plain transformers are chosen in `benchmarks/backbones/audited.py`. With
-other windows or stock weights more groups fail, so check your own model with
-`mmdiscard.translation_oracle`. Models of timm are audited whole, through `TimmClassifier`.
-
-What a remark means: *not on the trunk* is a side branch, such as spatial-reduction attention, or
-one of several branches that meet before the deepest output. *Joins ... with maps that come past it*
-are the skips of an encoder-decoder and the fusions of branches, where maps of two resolutions meet.
-A late group moves the coarse ones only, so no translation brings the joined level back, and the
-group is left out rather than searched wrongly. *Reached inside a forward*: something subsamples by
-a function or by slicing and is no module by itself; the groups around it are searched.
-"""
+Entry = tuple[str, str, dict]
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--only', nargs='+', metavar='NAME', help='audit these alone')
-    parser.add_argument('--check', action='store_true', help='compare to docs/backbones.md')
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing; fail if one that passed fails'
+    )
+    parser.add_argument(
+        '--sample-if-unchanged',
+        action='store_true',
+        help='with --check: audit a fixed sample if neither the code of mmdiscard/subsampling, nor '
+        'the audited list, nor the pinned packages changed since everything was recorded',
+    )
     parser.add_argument('--jobs', type=int, default=2, help='side by side (default: 2)')
     parser.add_argument(
         '--limit', type=int, default=600, help='seconds of processor time for each (default: 600)'
     )
-    return parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.sample_if_unchanged and not args.check:
+        parser.error('--sample-if-unchanged goes with --check')
+    return args
 
 
-def entries(only: list[str] | None) -> list[tuple[str, str, dict]]:
-    """(package, name, entry) of all that are to be audited."""
+def entries(only: list[str] | None = None) -> list[Entry]:
+    """Package, name and `entry` of all backbones, or of those with a name in ``only``.
+
+    Raises:
+        MMDiscardError: if there is no backbone of such a name.
+    """
     listed = []
     for package, known in (('mmpretrain', MMPRETRAIN), ('mmseg', MMSEG)):
         for name in sorted(dict.fromkeys([*registered(package), *known]), key=str.lower):
@@ -84,15 +90,32 @@ def entries(only: list[str] | None) -> list[tuple[str, str, dict]]:
     return listed
 
 
-def in_own_process(package: str, name: str, known: dict, limit: int) -> table.BackboneRecord:
-    """Audit one backbone; one that crashes or hangs costs its own row alone."""
+def to_check(results: AuditResults) -> list[Entry]:
+    """Everything if an input of the audit changed since it was recorded, else `SAMPLE`."""
+    changed = results.changed_inputs()
+    if changed:
+        report(f'audit of all backbones: {", ".join(changed)} changed since it was recorded')
+        return entries()
+    report(f'audit of {len(SAMPLE)} backbones: nothing changed since all were recorded')
+    return [one for one in entries() if one[:2] in SAMPLE]
+
+
+def in_own_process(package: str, name: str, known: dict, limit: int) -> BackboneRecord:
+    """Audit one backbone in a process of its own, so that a crash is the result of it alone.
+
+    Args:
+        package: see `audit`.
+        name: of the backbone, see `audit`.
+        known: its `entry`.
+        limit: seconds of processor time.
+    """
     context = multiprocessing.get_context('fork')  # what was imported is shared
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(sender, package, name, known, limit))
     process.start()
     sender.close()
     try:
-        if receiver.poll(HANGS * limit):
+        if receiver.poll(WAIT_FACTOR * limit + 10):
             return receiver.recv()
         reason = f'took longer than {limit} s'
     except EOFError:
@@ -103,14 +126,18 @@ def in_own_process(package: str, name: str, known: dict, limit: int) -> table.Ba
         process.kill()
         process.join()
         receiver.close()
-    return table.BackboneRecord(package, name, table.ABSENT, remark=reason)
+    return BackboneRecord(package, name, ABSENT, remark=reason)
 
 
 def work(sender, package: str, name: str, known: dict, limit: int) -> None:
+    """Audit one backbone and send its record: what the process of `in_own_process` does."""
     # Processor time: a machine that is busy with other things makes no backbone fail.
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    warnings.simplefilter('ignore')
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     if why := NO_BACKBONES.get(package, {}).get(name):
-        sender.send(table.BackboneRecord(package, name, table.ABSENT, remark=why))
+        sender.send(BackboneRecord(package, name, ABSENT, remark=why))
         return
     registered_as = 'TimmClassifier' if package == 'timm' else name.partition(' (')[0]
     backbone = dict(known['args'], type=registered_as)
@@ -119,40 +146,56 @@ def work(sender, package: str, name: str, known: dict, limit: int) -> None:
         sender.send(audit(package, name, backbone, known['size'], known['deploy']))
 
 
-def audit_all(listed: list, jobs: int, limit: int) -> list[table.BackboneRecord]:
-    """Records in the order of ``listed``, with a line of progress for each."""
-    start, records = time.perf_counter(), {}
+def audit_all(listed: list[Entry], jobs: int, limit: int) -> list[BackboneRecord]:
+    """Records in the order of ``listed``.
+
+    Args:
+        listed: what to audit.
+        jobs: processes side by side.
+        limit: seconds of processor time for each.
+    """
+    records, progress = {}, Progress(len(listed), 'backbones')
     with ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(in_own_process, *one, limit): i for i, one in enumerate(listed)}
-        for done, future in enumerate(as_completed(running), 1):
+        for future in as_completed(running):
             record = records[running[future]] = future.result()
-            left = (time.perf_counter() - start) / done * (len(listed) - done)
-            print(f'[{done}/{len(listed)}, {left:.0f} s left] {record.row()}', flush=True)
+            progress.step(f'{record.package} {record.name}: {record.result}')
     return [records[i] for i in range(len(listed))]
 
 
-def whole_page(records: list[table.BackboneRecord]) -> list:
-    """All rows in order: the new ones, and of the others those that the page has."""
-    rows = table.read_rows(PAGE.read_text()) if PAGE.exists() else {}
-    rows |= {(record.package, record.name): record for record in records}
-    listed = [(package, name) for package, name, _ in entries(None)]
-    return [rows[key] for key in listed if key in rows]
+def check(before: AuditResults, records: list[BackboneRecord]) -> None:
+    """End with an error if a backbone that passed no longer does."""
+    worse = regressions(before.records, records)
+    if worse:
+        names = ', '.join(f'{record.package} {record.name}' for record in worse)
+        print('\n'.join(map(row, worse)))
+        sys.exit(f'these backbones passed in {RESULTS.name} and no longer do: {names}')
 
 
-def main() -> None:
-    args = parse_args()
-    warnings.simplefilter('ignore')
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    records = audit_all(entries(args.only), args.jobs, args.limit)
-    print('\n' + table.summary(records))
+def record(before: AuditResults, records: list[BackboneRecord], complete: bool) -> None:
+    """Write results and page.
+
+    Args:
+        before: what is there; other records of it are kept.
+        records: new ones.
+        complete: all backbones were audited, with the files that are there now.
+    """
+    known = {one.key: one for one in (*before.records, *records)}
+    kept = [known[key] for package, name, _ in entries() if (key := (package, name)) in known]
+    write_results(RESULTS, AuditResults(kept, input_hashes() if complete else before.inputs))
+    write_atomically(PAGE, lambda path: path.write_text(page(kept), encoding='utf-8'))
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    before = read_results(RESULTS)
+    listed = to_check(before) if args.sample_if_unchanged else entries(args.only)
+    records = audit_all(listed, args.jobs, args.limit)
+    print('\n' + summary(records))
     if args.check:
-        worse = table.regressions(table.read_results(PAGE.read_text()), records)
-        if worse:
-            names = ', '.join(f'{record.package} {record.name}' for record in worse)
-            sys.exit(f'these backbones passed in {PAGE.name} and no longer do: {names}')
+        check(before, records)
     else:
-        PAGE.write_text(table.page(whole_page(records), INTRODUCTION))
+        record(before, records, complete=not args.only)
 
 
 if __name__ == '__main__':

@@ -1,24 +1,29 @@
-"""The audit of backbones: what it says of one that works, one that half works, and none at all."""
+"""The audit of backbones: single ones, recorded results, the page, and the command."""
 
 import pytest
 import torch
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from benchmarks.backbones import run
 from benchmarks.backbones.audit import audit, registered
-from benchmarks.backbones.page import (
+from benchmarks.backbones.audited import SAMPLE
+from benchmarks.backbones.page import page, row
+from benchmarks.backbones.results import (
     ABSENT,
     NOTHING,
     PARTLY,
     REFUSED,
     SEARCHED,
+    AuditResults,
     BackboneRecord,
     GroupRecord,
-    page,
+    input_hashes,
     read_results,
-    read_rows,
     regressions,
+    write_results,
 )
+from mmdiscard.errors import MMDiscardError
 
 
 @pytest.fixture
@@ -113,7 +118,7 @@ def test_errors_of_others_are_remarks(own_backbone):
 
     record = audit('mmpretrain', 'Own', own_backbone(Own), 32)
     assert (record.result, record.remark) == (ABSENT, 'RuntimeError: no luck | today')
-    assert record.row().count('|') == 7  # the one in the message is no column
+    assert row(record).count('|') == 7  # the one in the message is no column
     assert audit('mmseg', 'No', dict(type='NoSuchThing'), 32).result == ABSENT
 
 
@@ -122,6 +127,7 @@ def test_registered_backbones():
     assert 'LinearClsHead' not in registered('mmpretrain')
 
 
+# -------------------------------------------------------------------------------- recorded results
 GROUP = GroupRecord('stem', (1, 1), (2, 2), 0.01, True)
 RECORDS = [
     BackboneRecord('mmseg', 'A (deploy)', SEARCHED, (GROUP,), 3.9),
@@ -130,15 +136,29 @@ RECORDS = [
 ]
 
 
-def test_a_page_is_read_as_it_was_written():
-    text = page(RECORDS, '# Title\n')
-    assert '1 of 3 (33 %)' in text and '1·2 (0.01)' in text
-    assert read_results(text) == {(r.package, r.name): (r.result, len(r.groups)) for r in RECORDS}
+def test_results_are_read_as_they_were_written(tmp_path):
+    written = AuditResults(RECORDS, input_hashes())
+    write_results(tmp_path / 'results.json', written)
+    assert read_results(tmp_path / 'results.json') == written
+    assert written.changed_inputs() == []
+    assert read_results(tmp_path / 'absent.json') == AuditResults()
+    assert AuditResults().changed_inputs() == ['subsampling', 'audited', 'pins']
 
 
-def test_rows_of_a_page_are_kept_as_they_are():
-    text = page(RECORDS, '# Title\n')
-    assert page(list(read_rows(text).values()), '# Title\n') == text
+def test_the_hash_depends_on_names_and_contents(tmp_path):
+    folder = tmp_path / 'mmdiscard/subsampling'
+    folder.mkdir(parents=True)
+    found = set()
+    for name, text in (('a.py', '1'), ('a.py', '2'), ('b.py', '2')):
+        (folder / name).write_text(text)
+        found.add(input_hashes(tmp_path)['subsampling'])
+    assert len(found) == 3
+
+
+def test_a_page_has_a_row_for_each():
+    text = page(RECORDS)
+    assert '1 of 3 (33 %)' in text
+    assert '| mmseg | A (deploy) | searched | 1·2 (0.01) | 3.90 |  |' in text
 
 
 @pytest.mark.parametrize(
@@ -153,8 +173,56 @@ def test_rows_of_a_page_are_kept_as_they_are():
     ],
 )
 def test_regressions_are_those_that_passed(position, result, groups, worse):
-    before = read_results(page(RECORDS, ''))
     then = RECORDS[position]
     now = BackboneRecord(then.package, then.name, result, (GROUP,) * groups)
     new = BackboneRecord('timm', 'new', ABSENT)
-    assert regressions(before, [now, new]) == ([now] if worse else [])
+    assert regressions(RECORDS, [now, new]) == ([now] if worse else [])
+
+
+# ------------------------------------------------------------------------------------- the command
+def test_one_that_no_longer_passes_ends_a_check_and_a_time_limit_costs_its_own_record(capsys):
+    with pytest.raises(SystemExit, match='no longer do: mmpretrain LeNet5'):
+        run.main(['--check', '--only', 'LeNet5', 'InterpConv', '--limit', '0'])
+    shown = capsys.readouterr().out
+    assert '| mmpretrain | LeNet5 | not built |  |  | took longer than 0 s |' in shown
+
+
+def test_one_is_renewed_and_others_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, 'RESULTS', tmp_path / 'results.json')
+    monkeypatch.setattr(run, 'PAGE', tmp_path / 'page.md')
+    other = BackboneRecord('timm', 'resnet18', SEARCHED, (GROUP,), 3.9)
+    write_results(run.RESULTS, AuditResults([other], dict(pins='1')))
+    run.main(['--only', 'LeNet5'])
+    results = read_results(run.RESULTS)
+    assert [one.name for one in results.records] == ['LeNet5', 'resnet18']
+    assert results.records[0].passed == 2 and results.records[1] == other
+    assert results.inputs == dict(pins='1')  # not everything was audited
+    assert run.PAGE.read_text() == page(results.records)
+    run.main(['--check', '--only', 'LeNet5'])
+
+
+def test_a_sample_is_audited_unless_an_input_changed():
+    everything = run.entries()
+    assert run.to_check(AuditResults()) == everything
+    assert run.to_check(AuditResults(inputs=input_hashes() | dict(pins='1'))) == everything
+    sample = run.to_check(AuditResults(inputs=input_hashes()))
+    assert {one[:2] for one in sample} == SAMPLE and len(sample) == 15
+
+
+def test_names_are_checked():
+    with pytest.raises(MMDiscardError, match="no backbone 'NoSuchNet'"):
+        run.entries(['NoSuchNet'])
+
+
+def test_every_backbone_has_a_record_that_explains_itself():
+    records = read_results(run.RESULTS).records
+    assert [record.key for record in records] == [one[:2] for one in run.entries()]
+    assert all(record.result == SEARCHED or record.remark for record in records)
+    assert sum(record.package == 'timm' for record in records) >= 12
+    assert run.PAGE.read_text() == page(records)
+
+
+def test_the_share_of_those_that_are_searched():
+    results = [record.result for record in read_results(run.RESULTS).records]
+    good, bad = results.count(SEARCHED), results.count(PARTLY) + results.count(REFUSED)
+    assert good / (good + bad) >= 0.9
