@@ -1,4 +1,4 @@
-"""Choose what a config's model is searched with, on labelled images that are not the test set.
+"""Choose states, or the threshold of a gate, on labelled images that are not the test set.
 
     python tools/calibrate.py CONFIG CHECKPOINT --budget 4       # a fixed set of four states
     python tools/calibrate.py CONFIG CHECKPOINT --cost 2.0       # ... that costs two plain forwards
@@ -6,8 +6,8 @@
 
 The first two write a file for `search=dict(type='FixedStates', file=...)`, the last one a file for
 `gate=dict(type='EntropyGate', file=...)`. Groups and aggregator are those of the config's
-SubsamplingSearchHook, and for a gate its search too. An interrupted choice of states goes on where
-it was when the same command is given again.
+SubsamplingSearchHook, and for a gate its search too. After an interruption the same command
+continues with the next state.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401  (before anything reads a config)
 
-from mmdiscard.calibration import Request, calibrate
+from mmdiscard.calibration import CalibrationRequest, calibrate
 from mmdiscard.engine import cli
 from mmdiscard.engine.data_subset import SPLITS, CalibrationImages
 from mmdiscard.utils import report
@@ -34,19 +34,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cost',
         type=float,
-        help='plain forwards that the states may cost; with --gate, what an image costs on average',
+        help='cost in plain forwards: of the states, at most; with --gate, of an image on average',
     )
     parser.add_argument('--gate', choices=GATES, help='find the threshold of this gate instead')
-    parser.add_argument('--images', type=int, default=300, help='how many (default: 300)')
     parser.add_argument(
-        '--split', choices=SPLITS, default='val', help='where they come from (default: val)'
+        '--images', type=int, default=300, help='number of labelled images (default: 300)'
     )
-    parser.add_argument('--seed', type=int, default=0, help='of the draw (default: 0)')
+    parser.add_argument(
+        '--split', choices=SPLITS, default='val', help='split to draw them from (default: val)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the draw (default: 0)')
     parser.add_argument(
         '--candidates',
         type=int,
         default=64,
-        help='states tried per round; where there are more, those farthest apart (default: 64)',
+        help='states tried per round; if there are more, those farthest apart (default: 64)',
     )
     parser.add_argument(
         '--out', type=Path, help='file to write (default: states.json or gate.json in the work dir)'
@@ -60,10 +62,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def request_of(args: argparse.Namespace, work_dir: str) -> Request:
+def request_of(args: argparse.Namespace, work_dir: str) -> CalibrationRequest:
     name = 'gate.json' if args.gate else 'states.json'
     budget = dict(states=args.budget, cost=args.cost)
-    return Request(
+    return CalibrationRequest(
         config=args.config,
         checkpoint=args.checkpoint,
         out=args.out or Path(work_dir, name),
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def summary(result: dict | list) -> str:
-    """One line on what was found."""
+    """One line about the result."""
     if isinstance(result, dict):
         expected = result['expected']
         return (

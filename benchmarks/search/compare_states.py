@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.common.statistics import paired_interval
 from benchmarks.search.comparison import Comparison
-from mmdiscard.calibration import Request, calibrate
+from mmdiscard.calibration import CalibrationRequest, calibrate
 from mmdiscard.engine import cli
 from mmdiscard.engine.data_subset import SPLITS, CalibrationImages
 from mmdiscard.utils import write_json
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
             own.log_level = logging.getLevelName(logging.WARNING)
             own.work_dir = str(comparison.place(checkpoint) / 'calibrate')
             budget = dict(cost=args.cost)
-            calibrate(own, Request(args.config, checkpoint, file, images, budget))
+            calibrate(own, CalibrationRequest(args.config, checkpoint, file, images, budget))
         for name, search in searches(args.cost, str(file)).items():
             results.setdefault(name, []).append(comparison.test(checkpoint, name, search))
     lines = table(results, args.cost, comparison.metric)

@@ -1,17 +1,16 @@
-"""States and gate thresholds chosen once on labelled images."""
+"""Choice of states and gate thresholds on a set of labelled images, once for all images to come."""
 
-from .calibrate import Request, calibrate
+from .calibrate import CalibrationRequest, calibrate
 from .candidates import ExternalStates, merged_with_each
 from .forward_selection import ForwardSelection, Step
-from .gate_traces import GateTraces, RecordedSearch, RecordingGate
+from .gate_traces import GateTraces, RecordedSearch
 
 __all__ = [
+    'CalibrationRequest',
     'ExternalStates',
     'ForwardSelection',
     'GateTraces',
     'RecordedSearch',
-    'RecordingGate',
-    'Request',
     'Step',
     'calibrate',
     'merged_with_each',

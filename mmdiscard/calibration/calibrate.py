@@ -1,4 +1,4 @@
-"""What `tools/calibrate.py` does: from a config and a checkpoint to a file of states or a gate."""
+"""Calibration of states or of a gate's threshold, from a config and a checkpoint to a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +20,18 @@ from .state_calibration import StateCalibration
 
 
 @dataclass(frozen=True)
-class Request:
-    """One calibration.
+class CalibrationRequest:
+    """What to calibrate, and on which images.
 
     Attributes:
-        config: path of the config, for the notes.
+        config: path of the config, for the notes in the file.
         checkpoint: path or URL of the weights.
         out: file to write.
-        images: what to calibrate on.
-        budget: as configs write it, for states; for gates ``dict(cost=...)``, the average.
-        gate: name of a gate's class; None to choose states.
-        candidates: states tried per round, at most.
+        images: the labelled images.
+        budget: as in configs, such as ``4`` or ``dict(cost=2.0)``; with a gate ``dict(cost=...)``,
+            the average over images.
+        gate: name of a gate's class, to find its threshold; None to choose states.
+        candidates: number of states tried per round, at most.
     """
 
     config: str
@@ -42,14 +43,18 @@ class Request:
     candidates: int = 64
 
 
-def calibrate(cfg: Config, request: Request) -> Any:
-    """Choose states, or the threshold of a gate, and write the file.
+def calibrate(cfg: Config, request: CalibrationRequest) -> Any:
+    """Choose states or the threshold of a gate, and write the file.
+
+    Args:
+        cfg: config with a `SubsamplingSearchHook`; it is changed.
+        request: what to calibrate.
 
     Returns:
-        The steps of the selection, or what was written of the gate.
+        A list of `Step` for states, the content of the file for a gate.
 
     Raises:
-        MMDiscardError: if anything does not fit; before the model is built where possible.
+        MMDiscardError: if the config, the checkpoint and the request do not fit together.
     """
     settings = search_settings(cfg)
     budget = Budget.parse(request.budget)

@@ -1,4 +1,4 @@
-"""The threshold of a gate for an average cost, found on a run without it."""
+"""Threshold of a gate for an average cost, from one search without the gate."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from .gate_traces import GateTraces, RecordedSearch
 
 
 class GateCalibration:
-    """Searches some images without a gate, and finds thresholds for it.
+    """Searches images without a gate, and finds thresholds of the gate for average costs.
 
     Args:
         model: with its weights, in evaluation mode.
-        settings: for `mmdiscard.attach`; a gate in its search is left out.
+        settings: arguments of `mmdiscard.attach`; a gate in the search is ignored.
         gate: name of the gate's class.
-        loader: images of this process; labels are not looked at.
+        loader: images of this process; labels are not needed.
 
     Raises:
         MMDiscardError: if the search has a budget of one state.
@@ -36,13 +36,18 @@ class GateCalibration:
         self, model: nn.Module, settings: Mapping[str, Any], gate: str, loader: DataLoader
     ) -> None:
         self.gate = lookup(GATES, gate)
-        self.traces, self.fingerprint = self._trails(model, dict(settings), loader)
+        self.traces, self.fingerprint = self._record(model, dict(settings), loader)
 
     def write(self, path: Path, cost: float, notes: Mapping[str, Any]) -> dict[str, Any]:
         """Write the file of a gate with which images cost ``cost`` plain forwards on average.
 
+        Args:
+            path: JSON file.
+            cost: at least 1.
+            notes: for readers of the file: what the threshold depends on.
+
         Returns:
-            What was written.
+            The content of the file.
 
         Raises:
             MMDiscardError: if no threshold gives that cost.
@@ -64,7 +69,7 @@ class GateCalibration:
         return content
 
     @torch.no_grad()
-    def _trails(
+    def _record(
         self, model: nn.Module, settings: dict[str, Any], loader: DataLoader
     ) -> tuple[GateTraces, Fingerprint]:
         search = dict(settings.pop('search', None) or dict(type='GreedySearch', budget=10))

@@ -1,4 +1,4 @@
-"""What a search would have cost if a gate had stopped it: one run, then any threshold."""
+"""What a search would have cost with any threshold of a gate, from one run without the gate."""
 
 from dataclasses import dataclass, field
 
@@ -9,19 +9,18 @@ from torch import Tensor
 from ..errors import MMDiscardError
 from ..search.base import Feedback, Rows, Search, SearchRounds
 from ..search.budget import Prices
-from ..search.criteria import Signals
 from ..search.gates import Gate
 from ..subsampling import Fingerprint, StateSpace
 
 
 @dataclass
 class GateTrace:
-    """One image on its way through a search without a gate, round by round.
+    """Uncertainty and cost of one image after every round of a search without a gate.
 
     Attributes:
-        uncertainties: the least uncertainty in any state so far, in 0..1.
+        uncertainties: the least uncertainty of any state so far, in 0..1.
         costs: of all states so far, in plain forwards.
-        counts: how many states.
+        counts: number of states so far.
     """
 
     uncertainties: list[float] = field(default_factory=list)
@@ -29,36 +28,16 @@ class GateTrace:
     counts: list[int] = field(default_factory=list)
 
 
-class RecordingGate(Gate):
-    """A gate that ends no search and reports the uncertainty of each row instead.
-
-    `Feedback.confident` then holds uncertainties. Only `RecordedSearch`, which replaces them, may
-    run with it.
-
-    Args:
-        gate: whose uncertainty to report.
-    """
-
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
-
-    def prepare(self, fingerprint: Fingerprint | None) -> None:
-        self.gate.prepare(fingerprint)
-
-    def confident(self, signals: Signals) -> Tensor:
-        return self.gate.uncertainty(signals).double().cpu()
-
-
 class RecordedSearch(Search):
-    """Runs another search without its gate, and keeps what a gate would have seen.
+    """Runs another search as if its gate never stopped an image, and records what the gate sees.
 
     Images do not influence one another, so a trace cut at the first round in which the gate is
-    confident is what the search with the gate does. Where a gate looks at the first state alone,
-    the others are not computed.
+    confident is what the search with the gate does. Where a search asks the gate only once, the
+    states that follow are recorded without being computed.
 
     Args:
-        search: without a gate.
-        gate: of the type whose uncertainty is recorded.
+        search: the other search; its gate is replaced.
+        gate: whose uncertainty to record; its threshold is not used.
 
     Attributes:
         traces: one per image and forward pass so far.
@@ -66,7 +45,7 @@ class RecordedSearch(Search):
 
     def __init__(self, search: Search, gate: Gate) -> None:
         self.search = search
-        self.gate = search.gate = RecordingGate(gate)
+        self.gate = search.gate = gate
         self.criterion = search.criterion
         self.traces: list[GateTrace] = []
 
@@ -77,35 +56,42 @@ class RecordedSearch(Search):
         return self.search.most_states(space, prices)
 
     def rounds(self, num_images: int, space: StateSpace, prices: Prices) -> SearchRounds:
-        record = _Record(num_images, prices)
-        self.traces += record.traces
+        recorder = _TraceRecorder(num_images, prices)
+        self.traces += recorder.traces
         rounds = self.search.rounds(num_images, space, prices)
         rows = next(rounds)
         while rows is not None:
             feedback = yield rows
-            record.add(rows, feedback.confident)
+            recorder.add(rows, feedback.uncertainty)
             rows = _send(rounds, feedback.scores, len(rows))
             if self.search.gate_looks_once and rows is not None:
-                record.add(rows, torch.full((len(rows),), np.inf))
+                recorder.add(rows, torch.full((len(rows),), np.inf))
                 rows = None
 
 
-class _Record:
+class _TraceRecorder:
+    """Writes the traces of one batch.
+
+    Args:
+        num_images: size of the batch.
+        prices: of states.
+    """
+
     def __init__(self, num_images: int, prices: Prices) -> None:
         self.traces = [GateTrace() for _ in range(num_images)]
         self._states: list[list[tuple[int, ...]]] = [[] for _ in range(num_images)]
         self._prices = prices
 
     def add(self, rows: Rows, uncertainties: Tensor) -> None:
-        """Take in one round."""
-        seen: dict[int, float] = {}
+        """Add one round: rows and their uncertainties ``(M,)``."""
+        least: dict[int, float] = {}
         for image, state, uncertainty in zip(
             rows.images.tolist(), rows.states.tolist(), uncertainties.tolist(), strict=True
         ):
             self._states[image].append(tuple(state))
             uncertainty = np.inf if np.isnan(uncertainty) else uncertainty
-            seen[image] = min(seen.get(image, np.inf), uncertainty)
-        for image, uncertainty in seen.items():
+            least[image] = min(least.get(image, np.inf), uncertainty)
+        for image, uncertainty in least.items():
             trace, states = self.traces[image], self._states[image]
             trace.uncertainties.append(min([uncertainty, *trace.uncertainties[-1:]]))
             trace.costs.append(self._prices.of(states))
@@ -113,7 +99,7 @@ class _Record:
 
 
 def _send(rounds: SearchRounds, scores: Tensor | None, count: int) -> Rows | None:
-    """Go on as if no row were confident; None at the end."""
+    """Next round of a search that is told that no row is confident; None at the end."""
     try:
         return rounds.send(Feedback(scores, torch.zeros(count, dtype=torch.bool)))
     except StopIteration:
@@ -121,7 +107,7 @@ def _send(rounds: SearchRounds, scores: Tensor | None, count: int) -> Rows | Non
 
 
 class GateTraces:
-    """Many traces, and where a gate would have cut them.
+    """Costs of many images with a gate, as a function of its limit.
 
     Args:
         traces: at least one.
@@ -134,7 +120,7 @@ class GateTraces:
         self.counts = _table([trace.counts for trace in traces], length)
 
     def stops(self, limit: float) -> np.ndarray:
-        """``(P,)``: the round after which each ends if uncertainty up to ``limit`` is confident."""
+        """Round ``(P,)`` after which each trace ends if uncertainty up to ``limit`` stops it."""
         confident = self.uncertainties <= limit
         confident[:, -1] = True
         return confident.argmax(1)
@@ -144,17 +130,17 @@ class GateTraces:
         return float(np.take_along_axis(self.costs, self.stops(limit)[:, None], 1).mean())
 
     def states(self, limit: float) -> np.ndarray:
-        """``(P,)``: how many states each uses."""
+        """Number of states ``(P,)`` that each trace uses."""
         return np.take_along_axis(self.counts, self.stops(limit)[:, None], 1)[:, 0]
 
     def limit_for(self, cost: float) -> float:
-        """The least limit with which the mean cost is at most ``cost``.
+        """The least limit with which the mean cost is at most ``cost`` plain forwards.
 
-        It lies halfway to the next recorded uncertainty, so that rounding does not move an image.
+        It lies halfway to the next recorded uncertainty, so that rounding errors do not matter.
 
         Raises:
-            MMDiscardError: if the search costs no more than that without a gate, or more with every
-                image at one state.
+            MMDiscardError: if the search costs no more than that without a gate, or costs more even
+                if every image stops after the first round.
         """
         full, least = self.cost(-np.inf), self.cost(np.inf)
         if full <= cost:
@@ -178,5 +164,5 @@ class GateTraces:
 
 
 def _table(lists: list[list[float]], length: int) -> np.ndarray:
-    """``(P, R)``, each list with its last entry repeated."""
+    """``(P, R)``, each list padded with its last entry."""
     return np.array([values + values[-1:] * (length - len(values)) for values in lists])

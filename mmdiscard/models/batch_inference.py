@@ -177,6 +177,7 @@ def _in_order(parts: list[tuple[Tensor, Feedback]]) -> Feedback:
     return Feedback(
         scores=joined([feedback.scores for _, feedback in parts]),
         confident=joined([feedback.confident for _, feedback in parts]),
+        uncertainty=joined([feedback.uncertainty for _, feedback in parts]),
     )
 
 

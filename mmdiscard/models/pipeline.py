@@ -54,7 +54,7 @@ class Pipeline:
 
     @property
     def space(self) -> StateSpace:
-        return self.executor.hooks.space
+        return self.geometry.space
 
     @cached_property
     def prices(self) -> Prices:
@@ -92,6 +92,7 @@ class Pipeline:
         return Feedback(
             scores=search.criterion and search.criterion.score(rows, signals),
             confident=search.gate and search.gate.confident(signals),
+            uncertainty=search.gate and search.gate.uncertainty(signals).double().cpu(),
         )
 
     def begin_merge(self, num_images: int) -> Merge:

@@ -49,10 +49,13 @@ class Feedback:
     Attributes:
         scores: ``(M,)`` float on the CPU, lower is better; None if the search has no criterion.
         confident: ``(M,)`` bool on the CPU; None if the search has no gate.
+        uncertainty: ``(M,)`` float64 on the CPU, what the gate compares with its limit; None if the
+            search has no gate, or a budget of one state.
     """
 
     scores: Tensor | None = None
     confident: Tensor | None = None
+    uncertainty: Tensor | None = None
 
 
 SearchRounds = Generator[Rows, Feedback, None]

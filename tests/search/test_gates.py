@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mmdiscard import MMDiscardError
-from mmdiscard.calibration import RecordingGate
 from mmdiscard.search import (
     GATE_FILE,
     EntropyGate,
@@ -64,13 +63,6 @@ def test_doubt_up_to_the_limit_is_confident(gate):
             gate(gate.threshold_at(level)).confident(seen).tolist()
             == (uncertainty <= level).tolist()
         )
-
-
-def test_a_witness_reports_doubt():
-    assert RecordingGate(EntropyGate(0.5)).confident(signals([0.5, 0.75], [0.0, 0.0])).tolist() == [
-        0.5,
-        0.75,
-    ]
 
 
 def test_a_gate_reads_its_threshold_from_a_file(file):
