@@ -1,4 +1,4 @@
-"""What a prediction would be if it used one more state."""
+"""Predictions with one more state, for every candidate."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ State = Sequence[int]
 
 
 class ExternalStates(Search):
-    """Stands in an ensemble whose states are chosen from outside; costs as known states do."""
+    """Search of an ensemble whose states are given to `merged_with_each` instead."""
 
     def most_states(self, space: StateSpace, prices: Prices) -> int:
         return len(space)
@@ -32,29 +32,33 @@ def merged_with_each(
     chosen: Sequence[State],
     candidates: Sequence[State],
 ) -> Iterator[tuple[int, Tensor]]:
-    """Merge ``chosen`` with each of ``candidates``, as the ensemble's aggregator does.
+    """Merge the chosen states with each of the candidates, by the ensemble's aggregator.
 
-    The chosen states are computed once, candidates share prefixes with them and with one another,
-    and no more than one candidate is held at a time.
+    The chosen states are computed once, and candidates share prefixes with them and with one
+    another. Memory does not grow with the number of candidates.
 
     Args:
         ensemble: attached with `ExternalStates`.
         images: ``(N, 3, H, W)``, preprocessed.
-        context: as for `Ensemble.predict`.
-        chosen: states of one selection index per searched group; may be empty.
-        candidates: states not among them.
+        context: see `Ensemble.predict`.
+        chosen: states, each with one selection index per searched group; may be empty.
+        candidates: states that are not among the chosen ones.
 
     Yields:
-        Position of a candidate, and logits ``(N, K)`` or ``(N, K, H, W)``; in the order that shares
-        most.
+        Position of a candidate and its logits ``(N, K)`` or ``(N, K, H, W)``, in the order in which
+        neighbours share the longest prefixes.
     """
     batch = BatchInference(ensemble.pipeline, images, context)
     every = torch.arange(len(images))
     order = sorted(range(len(candidates)), key=lambda position: tuple(candidates[position]))
-    line = torch.tensor([*map(list, chosen), *(list(candidates[p]) for p in order)])
-    for row in range(len(chosen)):
-        batch.add(each_of(line[row : row + 1], every, branches(line[row], line[row + 1 :])))
-    for row, position in enumerate(order, len(chosen)):
+    states = torch.tensor([list(state) for state in [*chosen, *(candidates[p] for p in order)]])
+    rows = [
+        each_of(state[None], every, branches(state, states[number:]))
+        for number, state in enumerate(states, 1)
+    ]
+    for part in rows[: len(chosen)]:
+        batch.add(part)
+    for position, part in zip(order, rows[len(chosen) :], strict=True):
         trial = batch.fork()
-        trial.add(each_of(line[row : row + 1], every, branches(line[row], line[row + 1 :])))
+        trial.add(part)
         yield position, trial.logits()

@@ -1,4 +1,4 @@
-"""Labels of a batch, laid out as a model's logits are, and the loss between the two."""
+"""Labels in the layout of a model's logits, and the loss between the two."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,69 +14,94 @@ from ..errors import MMDiscardError
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """What goes through a model in one pass, and what should come out.
+    """Inputs of one forward pass and the labels of its outputs.
 
     Attributes:
         images: ``(N, 3, H, W)``, preprocessed.
-        context: as `Ensemble.predict` takes it.
+        context: see `Ensemble.predict`.
         labels: ``(N,)`` or ``(N, H, W)`` long.
-        ignored: the label that does not count.
+        ignored: the label that is left out of the loss.
+        independent: whether classes are independent decisions (sigmoid).
     """
 
     images: Tensor
     context: Any
     labels: Tensor
     ignored: int = -100
+    independent: bool = False
 
     def loss(self, logits: Tensor) -> Tensor:
-        """Cross entropy, summed over the labels that count, and their number: ``(2,)`` float64.
+        """Sum of the loss over all labels but ignored ones, and their number.
+
+        The loss is the cross entropy, or the mean binary cross entropy of independent classes.
 
         Args:
-            logits: ``(N, K)`` or ``(N, K, h, w)``; labels are taken at the nearest place.
+            logits: ``(N, K)`` or ``(N, K, h, w)``; labels are resized to ``(h, w)`` by nearest
+                neighbour.
+
+        Returns:
+            ``(2,)`` float64.
+
+        Raises:
+            MMDiscardError: if a label is not a class of the model.
         """
-        logits = logits.float()
-        if logits.shape[1] == 1:  # the logit of the second of two classes
+        logits, binary = logits.float(), logits.shape[1] == 1
+        if binary:  # a binary decision: the logit of the second class
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         labels = self.labels
         if logits.shape[2:] != labels.shape[1:]:
             labels = _nearest(labels, logits.shape[2:])
-        losses = F.cross_entropy(logits, labels, ignore_index=self.ignored, reduction='none')
-        count = (labels != self.ignored).sum()
-        return torch.stack([losses.sum(dtype=torch.float64), count.double()])
+        counted = labels != self.ignored
+        labels = labels.masked_fill(~counted, 0)
+        if labels.min() < 0 or labels.max() >= logits.shape[1]:
+            raise MMDiscardError(
+                f'labels go from {labels.min()} to {labels.max()}, but the model has '
+                f'{logits.shape[1]} classes; check num_classes and, for segmentors, '
+                'reduce_zero_label'
+            )
+        if self.independent and not binary:
+            targets = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits)
+            losses = F.binary_cross_entropy_with_logits(logits, targets, reduction='none').mean(1)
+        else:
+            losses = F.cross_entropy(logits, labels, reduction='none')
+        losses = losses.masked_fill(~counted, 0)
+        return torch.stack([losses.sum(dtype=torch.float64), counted.sum().double()])
 
 
 class ImageLabels:
-    """Of a classifier: one label per image."""
+    """Labels for a classifier, one per image."""
 
-    def __init__(self, model: nn.Module) -> None:
-        pass
+    def __init__(self, model: nn.Module, independent: bool = False) -> None:
+        self.independent = independent
 
     def passes(self, images: Tensor, samples: Sequence[Any]) -> Iterator[LabelledImages]:
-        """What a model sees of a preprocessed batch.
+        """The forward passes of a preprocessed batch: a single one.
 
         Raises:
-            MMDiscardError: if images have no label, or several.
+            MMDiscardError: if an image has no label, or several.
         """
         labels = [sample.get('gt_label') for sample in samples]
         if any(label is None or label.numel() != 1 for label in labels):
             raise MMDiscardError('calibration needs images with exactly one label each')
-        yield LabelledImages(images, None, torch.cat(labels).to(images.device))
+        labels = torch.cat(labels).to(images.device)
+        yield LabelledImages(images, None, labels, independent=self.independent)
 
 
 class PixelLabels:
-    """Of a segmentor: one label per pixel, and windows where it slides over the image."""
+    """Labels for a segmentor, one per pixel, in whole and in slide inference."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, independent: bool = False) -> None:
+        self.independent = independent
         head = model.decode_head
         head = head[-1] if isinstance(head, nn.ModuleList) else head
         self.ignored = getattr(head, 'ignore_index', 255)
         self.test_cfg = model.test_cfg
 
     def passes(self, images: Tensor, samples: Sequence[Any]) -> Iterator[LabelledImages]:
-        """What a model sees of a preprocessed batch: the whole images, or every window.
+        """The forward passes of a preprocessed batch: one, or one per window of slide inference.
 
         Raises:
-            MMDiscardError: if images have no label map.
+            MMDiscardError: if an image has no label map.
         """
         if any('gt_sem_seg' not in sample for sample in samples):
             raise MMDiscardError(
@@ -87,15 +112,16 @@ class PixelLabels:
         labels = labels.to(images.device)
         metas = [sample.metainfo for sample in samples]
         if self.test_cfg.get('mode', 'whole') == 'whole':
-            yield LabelledImages(images, metas, labels, self.ignored)
+            yield LabelledImages(images, metas, labels, self.ignored, self.independent)
             return
         for rows, columns in product(*map(self._windows, images.shape[2:], (0, 1))):
             window = images[:, :, rows, columns]
             own = [meta | dict(img_shape=window.shape[2:]) for meta in metas]
-            yield LabelledImages(window, own, labels[:, rows, columns], self.ignored)
+            seen = labels[:, rows, columns]
+            yield LabelledImages(window, own, seen, self.ignored, self.independent)
 
     def _map(self, sample: Any, size: Sequence[int]) -> Tensor:
-        """``(H, W)`` labels where the pixels are; padding is ignored."""
+        """Label map ``(H, W)`` of a padded image, with the ignored label in the padding."""
         meta = sample.metainfo
         left, right, top, bottom = meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
         shown = (size[0] - top - bottom, size[1] - left - right)
@@ -103,7 +129,7 @@ class PixelLabels:
         return F.pad(labels, (left, right, top, bottom), value=self.ignored)
 
     def _windows(self, size: int, axis: int) -> list[slice]:
-        """Along one axis, as `EncoderDecoder.slide_inference` places them."""
+        """Windows along one axis, as MMSegmentation's `EncoderDecoder.slide_inference` has them."""
         crop, stride = self.test_cfg.crop_size[axis], self.test_cfg.stride[axis]
         count = max(size - crop + stride - 1, 0) // stride + 1
         ends = [min(index * stride + crop, size) for index in range(count)]
@@ -114,7 +140,7 @@ LABELS = {False: ImageLabels, True: PixelLabels}
 
 
 def _nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """``(N, H, W)`` at another size."""
+    """Resize labels ``(N, H, W)`` to another size by nearest neighbour."""
     if tuple(labels.shape[1:]) == tuple(size):
         return labels
     return F.interpolate(labels[:, None].double(), tuple(size), mode='nearest')[:, 0].long()

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ..engine.load_runner import preprocessed
 from ..models import Ensemble
 from ..search import write_states
-from ..utils import Progress, report, write_json
+from ..utils import Progress, read_json, report, write_json
 from .candidates import merged_with_each
 from .forward_selection import ForwardSelection, Step
 from .labels import LABELS
@@ -22,18 +22,18 @@ State = tuple[int, ...]
 
 
 class StateCalibration:
-    """Runs a `ForwardSelection`: one pass over the images per state that is chosen.
+    """Runs a `ForwardSelection`, with one pass over the images per chosen state.
 
-    Nothing but losses is kept between batches. Finished rounds are written to a file beside the
-    result, and a second run with the same settings goes on from there.
+    Only losses are kept between batches. After every round the steps so far are written to a file
+    beside the result, from which a later run with the same settings continues.
 
     Args:
-        ensemble: attached with `ExternalStates` and the aggregator that is to be used.
+        ensemble: attached with `ExternalStates` and the aggregator to calibrate for.
         loader: labelled images of this process.
-        selection: what to choose from, and how much.
+        selection: the selection to run.
         path: the file of states to write.
-        notes: what the choice depends on besides; written to the file, and to tell whether finished
-            rounds are of this run.
+        notes: what the choice depends on: written to both files, and compared before finished
+            rounds are used.
     """
 
     def __init__(
@@ -50,20 +50,27 @@ class StateCalibration:
         self.path = path
         self.notes = dict(notes)
         self.rounds_file = path.with_name(path.name + '.rounds')
-        self.labels = LABELS[ensemble.adapter.dense](ensemble.adapter.model)
+        adapter = ensemble.adapter
+        self.labels = LABELS[adapter.dense](adapter.model, adapter.independent_classes)
 
     def run(self) -> list[Step]:
-        """Choose, write the file, and say what was chosen.
+        """Choose states and write the file.
+
+        Returns:
+            The chosen states.
 
         Raises:
-            MMDiscardError: if the images are not labelled or the model gives no finite loss.
+            MMDiscardError: if images have no labels, or no loss is finite.
         """
         selection = self.selection
         self._resume()
         while candidates := selection.candidates():
             step = selection.take(self._losses(candidates))
             self._write_rounds()
-            report(_sentence(len(selection.steps), step))
+            report(
+                f'state {len(selection.steps)}: {step.state}, loss {step.loss:.4f}, '
+                f'cost {step.cost:.2f}'
+            )
         best = selection.best()
         self._write(best)
         return best
@@ -83,7 +90,7 @@ class StateCalibration:
                 for position, logits in merged:
                     sums[position] += part.loss(logits).cpu()
             progress.step()
-        # Added up in the order of the processes, so that all of them choose the same.
+        # All processes add in the same order: rounding must not make their choices differ.
         total = torch.stack(all_gather(sums.to(device))).cpu().sum(0)
         return (total[:, 0] / total[:, 1].clamp(min=1)).tolist()
 
@@ -92,15 +99,15 @@ class StateCalibration:
         broadcast_object_list(kept)
         self.selection.steps += kept[0]
         if kept[0]:
-            report(f'going on after {len(kept[0])} finished rounds, kept in {self.rounds_file}')
+            report(f'going on after {len(kept[0])} finished rounds of {self.rounds_file}')
 
     def _read_rounds(self) -> list[Step]:
         try:
-            content = json.loads(self.rounds_file.read_text(encoding='utf-8'))
+            content = read_json(self.rounds_file)
         except (OSError, ValueError):
             return []
         if content.get('run') != self._run():
-            report(f'{self.rounds_file} is of a run with other settings; beginning anew')
+            report(f'{self.rounds_file} was made with other settings; starting again')
             return []
         return [Step(**step | dict(state=tuple(step['state']))) for step in content['steps']]
 
@@ -118,10 +125,6 @@ class StateCalibration:
             self.rounds_file.unlink(missing_ok=True)
 
     def _run(self) -> dict[str, Any]:
-        """What finished rounds must have been made with, as JSON gives it back."""
+        """Everything that a finished round depends on, as read back from JSON."""
         run = dict(fingerprint=self.ensemble.fingerprint.to_dict(), notes=self.notes)
         return json.loads(json.dumps(run))
-
-
-def _sentence(number: int, step: Step) -> str:
-    return f'state {number}: {step.state}, loss {step.loss:.4f}, cost {step.cost:.2f}'

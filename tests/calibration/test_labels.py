@@ -62,6 +62,23 @@ def test_one_logit_is_that_of_the_second_class():
     torch.testing.assert_close((total / count).float(), expected)
 
 
+def test_independent_classes_have_their_own_losses():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 6, 6, generator=generator)
+    labels = torch.randint(0, 4, (2, 6, 6), generator=generator)
+    labels[0, :3] = 255
+    total, count = LabelledImages(None, None, labels, 255, independent=True).loss(logits)
+    probabilities = logits.sigmoid().movedim(1, -1)[labels != 255]
+    right = F.one_hot(labels[labels != 255], 4).bool()
+    expected = -torch.where(right, probabilities, 1 - probabilities).log().mean()
+    torch.testing.assert_close((total / count).float(), expected)
+
+
+def test_labels_that_are_no_class_are_refused():
+    with pytest.raises(MMDiscardError, match='labels go from 0 to 5, but the model has 4 classes'):
+        LabelledImages(None, None, torch.tensor([0, 5])).loss(torch.zeros(2, 4))
+
+
 def test_coarse_logits_are_compared_at_the_nearest_label():
     labels = torch.arange(16).view(1, 4, 4)
     logits = torch.zeros(1, 16, 2, 2)
