@@ -19,12 +19,10 @@ from mmdiscard.aggregation.aggregators import ones
 from mmdiscard.execution import BackboneOutputs
 from mmdiscard.learned import LearnedAggregator
 from mmdiscard.learned.feature_cache import FeatureCache
-from mmdiscard.learned.state_features import collect
+from mmdiscard.learned.state_features import compute_state_features, levels_read
 from mmdiscard.models import attach
 from mmdiscard.models.batch_inference import BatchInference
-from mmdiscard.models.merge_target import levels_read, merge_target
 from mmdiscard.registry import AGGREGATORS, build
-from mmdiscard.subsampling.backbone import blank_image, inference_mode
 
 TrainingBatch = tuple[Tensor, Sequence[Any]]
 
@@ -99,17 +97,11 @@ class Contest:
         self.methods = methods
         self.cache = cache
         self.aggregators = {m.name: build(AGGREGATORS, dict(m.aggregator)) for m in methods}
-        first = next(iter(self.aggregators.values()))
+        first, *others = self.aggregators.values()
+        for aggregator in others:  # attaching creates their parameters
+            attach(model, subsampling, search, aggregator).detach()
         self.ensemble = attach(model, subsampling, search, first)
-        size = self.ensemble.fingerprint.input_size
-        for aggregator in self.aggregators.values():
-            self.ensemble.aggregator = aggregator
-            aggregator.prepare(partial(merge_target, self.ensemble, size))
-        self.ensemble.aggregator = first
-        image = blank_image(self.ensemble.adapter.backbone, size)
-        with inference_mode(model):
-            levels = self.ensemble.adapter.features(image)
-        self._keep = levels_read(self.ensemble, levels, image)
+        self._keep = levels_read(self.ensemble)
 
     def __enter__(self) -> 'Contest':
         return self
@@ -155,10 +147,10 @@ class Contest:
         """The states of every image, one outputs per place; heads run once for all methods."""
         found = self.cache.get(images) if self.cache else None
         if found is None:
-            found = collect(self.ensemble, images, self._keep)
+            found = compute_state_features(self.ensemble.pipeline, images, self._keep)
             if self.cache:
                 self.cache.put(images, found)
-        batch = BatchInference(self.ensemble, images)
+        batch = BatchInference(self.ensemble.pipeline, images)
         return [
             batch.outputs(
                 BackboneOutputs(

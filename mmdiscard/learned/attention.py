@@ -1,22 +1,22 @@
-"""Attention over states: the learned aggregation module (paper, section 3.4)."""
+"""Attention over states, the paper's learned aggregation module (section 3.4)."""
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Attention matrices of so many entries are in memory at once.
+# Attention matrices in memory at once have at most this many entries.
 MAX_ENTRIES = 2**22
 # Standard deviation of untrained position embeddings.
 POSITION_STD = 0.02
 
 
 class StateAttention(nn.Module):
-    """One head of attention over the states of an image, at every location for itself.
+    """Single-head attention over the states of an image, separate for every location.
 
-    With ``x = feature + embedding of the displacement``, queries ``q`` and keys ``k`` are numbers,
+    With ``x = feature + embedding of the displacement``, queries ``q`` and keys ``k`` are scalars,
     ``A[i, j] = softmax over j of q_i * k_j``, and state i becomes ``f_i + scale * sum_j A[i, j] *
-    x_j``. What is merged is the mean over i, so the module is a set operator: any number of states,
-    in any order. ``scale`` begins as zero, which makes the untrained module the plain mean.
+    x_j``. The result is the mean over i. It works with any number of states and does not depend on
+    their order. ``scale`` is initialised to zero, so the untrained module is the plain mean.
 
     Args:
         channels: ``C``.
@@ -41,7 +41,8 @@ class StateAttention(nn.Module):
             features: ``(N, P, C, *locations)``, aligned.
             positions: ``(N, P, 2)`` long, displacement (dy, dx) in units of the first searched
                 group's input.
-            present: ``(N, P)`` bool, which of the states are there; all if None.
+            present: ``(N, P)`` bool, False for padding where an image has fewer than ``P`` states;
+                None if no image has.
         """
         flat, embedded = _flat(features), self.embed(positions)
         received = self._received(flat, embedded, present)
@@ -57,14 +58,19 @@ class StateAttention(nn.Module):
     def received(
         self, features: Tensor, positions: Tensor, present: Tensor | None = None
     ) -> Tensor:
-        """Share of attention ``(N, P)`` that each state receives; they sum to 1 over states.
+        """Attention ``(N, P)`` that each state receives, which sums to 1 over states.
 
-        The mean over locations and queries; arguments as for `forward`.
+        It is the mean over locations and queries.
+
+        Args:
+            features: see `forward`.
+            positions: see `forward`.
+            present: see `forward`.
         """
         return self._received(_flat(features), self.embed(positions), present).mean(2)
 
     def per_state(self, features: Tensor, positions: Tensor) -> Tensor:
-        """Every state after attention and residual, ``(N, P, C, *locations)``; for comparison."""
+        """Every state after attention and residual, ``(N, P, C, *locations)``, for inspection."""
         flat, embedded = _flat(features), self.embed(positions)
         attention = _attention(*self._projections(flat, embedded), None)
         attended = torch.einsum('nijl,njcl->nicl', attention, flat + embedded.unsqueeze(3))
@@ -77,14 +83,14 @@ class StateAttention(nn.Module):
         return torch.cat(halves, -1)[..., : self.channels]
 
     def _received(self, flat: Tensor, embedded: Tensor, present: Tensor | None) -> Tensor:
-        """Attention that states receive ``(N, P, L)``, the mean over queries."""
+        """Attention that states receive at each location, ``(N, P, L)``, the mean over queries."""
         query, key = self._projections(flat, embedded)
         step = max(1, MAX_ENTRIES // (query[..., 0].numel() * query.shape[1]))
         parts = zip(query.split(step, 2), key.split(step, 2), strict=True)
-        return torch.cat([_chunk(q, k, present) for q, k in parts], 2)
+        return torch.cat([_received_in_part(q, k, present) for q, k in parts], 2)
 
     def _projections(self, flat: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys ``(N, P, L)`` of feature plus embedding, without adding them up."""
+        """Queries and keys ``(N, P, L)``, of feature and embedding apart to spare their sum."""
         query, key = (
             torch.einsum('npcl,c->npl', flat, layer.weight[0].to(flat)).float()
             + layer(embedded).float()
@@ -93,15 +99,15 @@ class StateAttention(nn.Module):
         return query, key
 
 
-def _chunk(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
-    # Kept for the backward pass, the matrices of all chunks would be in memory after all.
+def _received_in_part(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
+    # Without checkpointing, the backward pass would keep the matrices of all parts in memory.
     if torch.is_grad_enabled() and query.requires_grad:
-        return checkpoint(_mean_received, query, key, present, use_reentrant=False)
-    return _mean_received(query, key, present)
+        return checkpoint(_mean_over_queries, query, key, present, use_reentrant=False)
+    return _mean_over_queries(query, key, present)
 
 
-def _mean_received(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
-    """``(N, P, L)``: what each state receives of the mean query."""
+def _mean_over_queries(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
+    """Attention that states receive, ``(N, P, L)``."""
     attention = _attention(query, key, present)
     if present is None:
         return attention.mean(1)
@@ -110,7 +116,7 @@ def _mean_received(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor
 
 
 def _attention(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
-    """``(N, P, P, L)``, softmax over the states that are there."""
+    """``(N, P, P, L)``, softmax over the states that are present."""
     logits = query[:, :, None] * key[:, None]
     if present is not None:
         logits = logits.masked_fill(~present[:, None, :, None], -torch.inf)

@@ -1,4 +1,4 @@
-"""The learned aggregator of the paper."""
+"""The learned aggregator of the paper (section 3.4)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,20 +17,20 @@ from .state_buffer import Layout, StateBuffer
 
 @AGGREGATORS.register_module()
 class AttentionAggregator(LearnedAggregator):
-    """Learned attention over the states of an image, one module per tensor that is merged.
+    """Merges states by learned attention, with one `StateAttention` per tensor that is merged.
 
-    It needs all states of an image at once, so memory grows with the budget. An image with one
-    state is left as it is.
+    It needs all states of an image at once, so memory grows with the budget. The result of an image
+    with one state is that state, unchanged.
 
     Args:
-        on: ``'features'`` (the paper), or ``'logits'``.
+        on: ``'features'`` (the paper) or ``'logits'``.
         align: see `Aggregator`.
         init_cfg: see `LearnedAggregator`.
         num_positions: displacements per axis that have an embedding, in units of the first searched
-            group's input; None for as many as the groups need.
+            group's input; None for as many as the searched groups need.
 
     Raises:
-        MMDiscardError: if the settings are wrong in themselves.
+        MMDiscardError: if ``num_positions`` is below 1, or the other settings do not fit together.
     """
 
     gives_attention = True
@@ -67,11 +67,26 @@ class AttentionAggregator(LearnedAggregator):
         return AttentionMerge(self, num_images)
 
     def attend(self, index: int, values: Tensor, layout: Layout) -> Tensor:
-        """Merge one of the tensors: ``(M, ...)`` in order of arrival -> ``(N, ...)``."""
+        """Merge one of the tensors.
+
+        Args:
+            index: of the tensor among those that are merged.
+            values: ``(M, ...)``, one entry per row.
+            layout: which image and state each row belongs to.
+
+        Returns:
+            ``(N, ...)``.
+        """
         return self.part(index, values)(*self._arguments(index, values, layout))
 
     def received(self, index: int, values: Tensor, layout: Layout) -> Tensor:
-        """Share of attention that each state receives, ``(N, P)``."""
+        """Attention ``(N, P)`` that each state receives, which sums to 1 over states.
+
+        Args:
+            index: see `attend`.
+            values: see `attend`.
+            layout: see `attend`.
+        """
         return self.part(index, values).received(*self._arguments(index, values, layout))
 
     def _arguments(self, index: int, values: Tensor, layout: Layout) -> tuple:
@@ -81,10 +96,10 @@ class AttentionAggregator(LearnedAggregator):
 
 
 class AttentionMerge:
-    """Attention over the states of one batch.
+    """Merges the states of one batch by attention.
 
     Args:
-        aggregator: has the modules.
+        aggregator: whose modules to use.
         num_images: ``N``.
     """
 
@@ -93,7 +108,7 @@ class AttentionMerge:
         self._buffer = StateBuffer(num_images, sorted(map(int, aggregator.module)))
 
     def add(self, outputs: RowOutputs, last_use: bool = False) -> None:
-        """Take in some rows."""
+        """Add rows; see `Merge.add`."""
         values = self.aggregator.stage.values(outputs)
         shift = self.aggregator.stage.shift(outputs)
         if shift is not None:
@@ -110,10 +125,11 @@ class AttentionMerge:
 
     @torch.no_grad()
     def attention(self) -> Tensor:
-        """Attention that each row so far receives among those of its image; an even share is 1.
+        """Attention that each row so far receives, relative to an equal share among its image's.
 
         Returns:
-            ``(M,)`` float on the CPU in order of arrival, the mean over the tensors merged.
+            ``(M,)`` float on the CPU in the order in which rows were added, the mean over the
+            merged tensors.
         """
         layout = self._buffer.layout()
         received = torch.stack([self._received(index, layout) for index in self._buffer.kept])

@@ -1,4 +1,4 @@
-"""Aggregators with parameters: built for one model, trained once, loaded from a file."""
+"""Base class of aggregators with parameters, built for one model and loaded from a file."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,24 +12,29 @@ from ..aggregation import Aggregator, Geometry, MergeTarget
 from ..errors import MMDiscardError
 from ..subsampling import Fingerprint
 
-#: entry of a checkpoint that says what an aggregator was trained for
+#: key in a checkpoint of what the aggregator was trained for
 ENTRY = 'mmdiscard_aggregator'
-#: what its parameters are called in the state dict of an `AggregatorLearner`
+#: prefix of its parameters in the state dict of an `AggregatorLearner`
 PREFIX = 'aggregator.'
 FORMAT = 1
 
 
 class LearnedAggregator(Aggregator):
-    """Parameters for every tensor that is merged. Subclasses implement `build`.
+    """An aggregator with parameters for every tensor that it merges. Subclasses implement `build`.
 
     Args:
         on: see `Aggregator`.
         align: see `Aggregator`.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)``, what `tools/train_aggregator.py`
-            wrote; None for untrained parameters, which give the plain average.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a file that
+            `tools/train_aggregator.py` wrote; None for untrained parameters, which give the plain
+            average.
 
     Attributes:
-        module: the parameters; None until `prepare`.
+        module: the parameters, by index of the tensor; None before `prepare`.
+        target: the model that they are for; None before `prepare`.
+
+    Raises:
+        MMDiscardError: if ``init_cfg`` is anything else.
     """
 
     def __init__(self, on: str, align: str, init_cfg: Mapping[str, Any] | None = None) -> None:
@@ -41,16 +46,23 @@ class LearnedAggregator(Aggregator):
     def build(self, target: MergeTarget, index: int) -> nn.Module:
         """Untrained parameters for one of the tensors.
 
+        Args:
+            target: the model.
+            index: of the tensor among those that are merged.
+
         Raises:
-            MMDiscardError: if the target does not fit.
+            MMDiscardError: if this aggregator cannot merge that tensor.
         """
         raise NotImplementedError
 
     def prepare(self, describe: Callable[[], MergeTarget]) -> None:
-        """Make the parameters, or check that those there are fit.
+        """Create and load the parameters, or check that existing ones fit the model.
+
+        Args:
+            describe: gives the `MergeTarget`.
 
         Raises:
-            MMDiscardError: if the model or the checkpoint does not fit.
+            MMDiscardError: if the model, the checkpoint and this aggregator do not fit.
         """
         target = describe()
         if self.target is not None:
@@ -65,11 +77,11 @@ class LearnedAggregator(Aggregator):
             self._load(self.checkpoint)
 
     def part(self, index: int, like: Tensor) -> nn.Module:
-        """The parameters for one of the tensors, where ``like`` is."""
+        """The parameters for one of the tensors, on the device of ``like``."""
         return self.module[str(index)].to(like.device)
 
     def entry(self) -> dict[str, Any]:
-        """What a checkpoint says of these parameters, besides the parameters."""
+        """What a checkpoint says about these parameters, under the key `ENTRY`."""
         return dict(
             format=FORMAT,
             type=type(self).__name__,
@@ -78,14 +90,14 @@ class LearnedAggregator(Aggregator):
         )
 
     def check_entry(self, checkpoint: Any, what: str) -> None:
-        """Check that a checkpoint holds parameters for this aggregator and its target.
+        """Check that a checkpoint holds parameters for this aggregator and its model.
 
         Args:
             checkpoint: what a file holds.
-            what: the file, as messages name it.
+            what: name of the file, for messages.
 
         Raises:
-            MMDiscardError: if not.
+            MMDiscardError: if it does not.
         """
         entry = checkpoint.get(ENTRY) if isinstance(checkpoint, Mapping) else None
         if not isinstance(entry, Mapping):
@@ -94,7 +106,7 @@ class LearnedAggregator(Aggregator):
             )
         if entry.get('format') != FORMAT:
             raise MMDiscardError(
-                f'{what} has format {entry.get("format")}, this version reads {FORMAT}; train anew'
+                f'{what} has format {entry.get("format")}, this version reads {FORMAT}; train again'
             )
         mine = (type(self).__name__, self.on)
         theirs = (entry.get('type'), entry.get('on'))

@@ -1,7 +1,7 @@
-"""Training an aggregator on a frozen model, as a model of MMEngine's Runner."""
+"""The model that MMEngine's Runner trains: an aggregator on top of a frozen model."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
@@ -11,44 +11,41 @@ from torch import Tensor, nn
 from ..errors import MMDiscardError
 from ..models.attach import attach
 from ..registry import AGGREGATORS, MODELS, SEARCHES, build
-from ..subsampling.backbone import blank_image, inference_mode
+from ..search import Search
 from .base import LearnedAggregator
-from .state_features import StateFeatures, collect, merged
-
-
-class FeatureStore(Protocol):
-    """Where features of images may be kept from one epoch to the next."""
-
-    def get(self, images: Tensor) -> StateFeatures | None:
-        """The states of all of ``images``; None if any is not there."""
-
-    def put(self, images: Tensor, collected: StateFeatures) -> None:
-        """Keep the states of ``images``, as far as there is room."""
+from .feature_cache import FeatureCache
+from .state_features import (
+    StateFeatures,
+    compute_state_features,
+    levels_read,
+    merge_state_features,
+)
 
 
 @MODELS.register_module()
 class AggregatorLearner(BaseModel):
-    """The parameters of an aggregator, around a model that stays as it is.
+    """Trains the parameters of an aggregator and leaves the model that it is attached to alone.
 
-    The model is no part of the module tree: optimizers, checkpoints and distributed wrappers see
-    the aggregator alone. It is in evaluation mode and without gradients all the time.
+    The model is not a submodule, so optimizers, checkpoints and distributed wrappers see the
+    parameters of the aggregator only. It stays in evaluation mode and gets no gradients.
 
     Args:
-        model: config of the classifier or segmentor, or the model.
-        aggregator: config of an aggregator that learns.
+        model: the classifier or segmentor, or its config.
+        aggregator: config of a `LearnedAggregator`.
         subsampling: see `mmdiscard.attach`.
-        search: chooses the states to train on.
-        test_search: chooses those of predictions; default ``search``.
+        search: config of the search for states to train on, see `mmdiscard.attach`.
+        test_search: config of the search for predictions; None for ``search``.
         max_rows: see `mmdiscard.attach`.
-        store: keeps features from one epoch to the next; None for none.
+        cache: of features, so that later epochs do not compute them again; None for no cache.
 
     Attributes:
-        base: the model.
-        ensemble: what is attached to it.
+        base: the frozen model.
+        ensemble: the `Ensemble` that is attached to it.
         aggregator: the parameters.
 
     Raises:
-        MMDiscardError: if settings do not fit, see `mmdiscard.attach`.
+        MMDiscardError: if the aggregator has no parameters, or settings do not fit, see
+            `mmdiscard.attach`.
     """
 
     def __init__(
@@ -59,93 +56,97 @@ class AggregatorLearner(BaseModel):
         search: Mapping[str, Any] | None = None,
         test_search: Mapping[str, Any] | None = None,
         max_rows: int | None = None,
-        store: FeatureStore | None = None,
+        cache: FeatureCache | None = None,
     ) -> None:
         aggregator = build(AGGREGATORS, aggregator)
         if not isinstance(aggregator, LearnedAggregator):
             raise MMDiscardError(
-                f'{type(aggregator).__name__} has nothing to train; use one that learns, such as '
-                'AttentionAggregator'
+                f'{type(aggregator).__name__} has nothing to train; use AttentionAggregator or '
+                'PhaseAggregator'
             )
         base = model if isinstance(model, nn.Module) else MODELS.build(model)
         base.requires_grad_(False)
-        _evaluating(base)
+        _set_eval(base)
         super().__init__(data_preprocessor=base.data_preprocessor)
-        # Mixing images would mix their labels, and needs features that no cache has.
+        # Mixup and CutMix make other images in every epoch, which no cache would hold.
         if getattr(self.data_preprocessor, 'batch_augments', None) is not None:
             self.data_preprocessor.batch_augments = None
-        self._hidden = [base]  # a list is no child
+        self._base = [base]  # a list, so that it is not registered as a submodule
         self.ensemble = attach(base, subsampling, search, aggregator, max_rows)
         self.aggregator = aggregator.module.train()
-        self._train_search = self.ensemble.search
-        self._test_search = build(SEARCHES, test_search) if test_search else self._train_search
-        self.ensemble.use(self._test_search)
-        self.store = store
-        self._read = self._levels_read()
+        self.train_search = self.ensemble.search
+        self.test_search = build(SEARCHES, test_search) if test_search else self.train_search
+        self.ensemble.use(self.test_search)
+        self.cache = cache
+        self.levels_read = levels_read(self.ensemble)
 
     @property
     def base(self) -> nn.Module:
-        return self._hidden[0]
+        return self._base[0]
 
     @property
     def model(self) -> nn.Module:
         """`base`, where `mmdiscard.models.unwrap` looks for it."""
-        return self._hidden[0]
+        return self.base
 
     def forward(
         self, inputs: Tensor, data_samples: Sequence[Any] | None = None, mode: str = 'tensor'
     ) -> Any:
-        """Losses (``'loss'``), MM's predictions (``'predict'``) or merged logits (``'tensor'``)."""
+        """Losses (``'loss'``), MM's predictions (``'predict'``) or merged logits (``'tensor'``).
+
+        Args:
+            inputs: ``(N, 3, H, W)``, preprocessed.
+            data_samples: see `BaseModel.forward` of MMEngine.
+            mode: see `BaseModel.forward` of MMEngine.
+        """
         if mode == 'loss':
             return self.loss(inputs, data_samples)
-        self._search(self._test_search)
+        self._use(self.test_search)
         if mode == 'predict':
             return self.base(inputs, data_samples, mode='predict')
         return self.ensemble.predict(inputs)
 
     def loss(self, inputs: Tensor, data_samples: Sequence[Any]) -> dict[str, Tensor]:
-        """The base model's own losses on what the aggregator merges.
+        """Losses of the base model's own head on the merged features or logits.
+
+        Args:
+            inputs: ``(N, 3, H, W)``, preprocessed.
+            data_samples: with labels.
 
         Raises:
             MMDiscardError: if a loss is not finite; names the cause.
         """
-        self._search(self._train_search)
-        found = self.store.get(inputs) if self.store else None
+        self._use(self.train_search)
+        pipeline = self.ensemble.pipeline
+        found = self.cache.get(inputs) if self.cache else None
         if found is None:
-            found = collect(self.ensemble.pipeline, inputs, self._read)
-            if self.store:
-                self.store.put(inputs, found)
-        tensors = merged(self.ensemble.pipeline, inputs, found, part=len(inputs))
-        if self.ensemble.aggregator.stage.head_after:
-            losses = self.ensemble.adapter.loss(tensors, inputs, data_samples)
+            found = compute_state_features(pipeline, inputs, self.levels_read)
+            if self.cache:
+                self.cache.put(inputs, found)
+        merged = merge_state_features(pipeline, inputs, found, rows_at_once=len(inputs))
+        if pipeline.aggregator.stage.head_after:
+            losses = pipeline.adapter.loss(merged, inputs, data_samples)
         else:
-            losses = self.ensemble.adapter.loss_of_logits(tensors[0], data_samples)
+            losses = pipeline.adapter.loss_of_logits(merged[0], data_samples)
         self._check_finite(losses, found)
         return losses
 
     def train(self, mode: bool = True) -> 'AggregatorLearner':
         super().train(mode)
-        _evaluating(self.base)
+        _set_eval(self.base)
         return self
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> 'AggregatorLearner':
-        # Where parameters move to another device, the base moves along.
+        # Not a submodule, the base model has to be moved to another device or dtype along with it.
         self.base._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
-    def _search(self, search: Any) -> None:
+    def _use(self, search: Search) -> None:
         if self.ensemble.search is not search:
             self.ensemble.use(search)
 
-    def _levels_read(self) -> tuple[bool, ...]:
-        adapter = self.ensemble.adapter
-        image = blank_image(adapter.backbone, self.ensemble.fingerprint.input_size)
-        with inference_mode(self.base):
-            levels = adapter.features(image)
-        return adapter.levels_read(levels, image)
-
     def _check_finite(self, losses: Mapping[str, Any], found: StateFeatures) -> None:
-        """Raise on all processes of a distributed run if a loss of any is not finite."""
+        """Raise in all processes of a distributed run if a loss in any of them is not finite."""
         values = [value for key, value in losses.items() if 'loss' in key]
         finite = torch.stack([_all_finite(value) for value in values]).all()
         agreed = finite.float()
@@ -158,11 +159,11 @@ class AggregatorLearner(BaseModel):
             cause = 'the frozen model gives features that are not finite: check its checkpoint'
         else:
             cause = 'labels or merged features are out of range: check the data, or lower the lr'
-        raise MMDiscardError(f'the loss is not finite ({_shown(losses)}); {cause}')
+        raise MMDiscardError(f'the loss is not finite ({_format(losses)}); {cause}')
 
 
-def _evaluating(model: nn.Module) -> None:
-    """Evaluation mode, one by one: some backbones override `train` with side effects."""
+def _set_eval(model: nn.Module) -> None:
+    """Set evaluation mode module by module: some backbones override `train` with side effects."""
     for module in model.modules():
         module.training = False
 
@@ -172,7 +173,7 @@ def _all_finite(value: Any) -> Tensor:
     return torch.stack([part.detach().isfinite().all() for part in parts]).all()
 
 
-def _shown(losses: Mapping[str, Any]) -> str:
+def _format(losses: Mapping[str, Any]) -> str:
     return ', '.join(
         f'{key}={float(value.detach().mean()):.4g}'
         for key, value in losses.items()

@@ -1,4 +1,4 @@
-"""Learned weights in output space: a state counts most where its own grid sampled."""
+"""Learned weights of exactly aligned logits, by the position of a pixel in a state's grid."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +18,11 @@ class PhaseWeights(nn.Module):
     """Parameters of a `PhaseAggregator`.
 
     Args:
-        period: ``(Py, Px)`` in pixels, after which the sampling grid repeats.
+        period: ``(Py, Px)`` in pixels, the size of a cell of the sampling grid.
         num_classes: ``K``.
 
     Attributes:
-        table: ``(Py, Px)``, logarithm of the weight by the place of a pixel in a state's own grid.
+        table: ``(Py, Px)``, logarithm of the weight of a pixel by its position in its cell.
         offset: ``(K,)``, added to the merged logits.
     """
 
@@ -32,29 +32,30 @@ class PhaseWeights(nn.Module):
         self.offset = nn.Parameter(torch.zeros(num_classes))
 
     def weights(self, size: tuple[int, int]) -> Tensor:
-        """Weights ``(H, W)`` in the frame of a state, before it is moved back."""
+        """Weights ``(H, W)`` of a state's logits before they are aligned."""
         rows, columns = (torch.arange(n) % p for n, p in zip(size, self.table.shape, strict=True))
         return self.table.exp()[rows[:, None], columns]
 
 
 @AGGREGATORS.register_module()
 class PhaseAggregator(LearnedAggregator):
-    """A weighted mean of exactly aligned logits, for dense prediction.
+    """Weighted mean of exactly aligned logits plus an offset per class, for dense prediction.
 
-    Every state of stride S looks at the image on a grid of its own, and knows most about the pixels
-    in the middle of its cells. The weight of a state at a pixel depends on where the pixel lies in
-    the cell, and nothing else: the same small table for all states, so any number of any states can
-    be merged, as a running mean. A correction of each class, learned along, is added to the result.
+    Every state samples the image on its own grid of cells of S x S pixels, and its logits are most
+    reliable near the centre of a cell. The weight of a state at a pixel depends only on the
+    position of the pixel in its cell (its phase). All states share one small table of weights, so
+    any number of states can be merged, as a running mean. The offset is added to the merged logits
+    of images with more than one state.
 
     Args:
-        on: ``'logits'``, nothing else.
-        align: ``'exact'``, nothing else.
+        on: ``'logits'`` is the only choice.
+        align: ``'exact'`` is the only choice.
         init_cfg: see `LearnedAggregator`.
-        phase: learn weights; without it states count the same.
-        offset: learn the correction of each class.
+        phase: whether weights are learned; otherwise all are equal.
+        offset: whether offsets are learned; otherwise they are zero.
 
     Raises:
-        MMDiscardError: if the settings are wrong in themselves.
+        MMDiscardError: if the settings do not fit together, or nothing is learned.
     """
 
     def __init__(
@@ -88,16 +89,16 @@ class PhaseAggregator(LearnedAggregator):
 
     def merge(self, num_images: int, budget: int) -> Any:
         if torch.is_grad_enabled() and self.module.training:
-            return _Corrected(self, _DifferentiableMerge(self.stage, self.weights, num_images))
-        return _Corrected(self, Merge(self.stage, self.weights, num_images))
+            return _OffsetMerge(self, _DifferentiableMerge(self.stage, self.weights, num_images))
+        return _OffsetMerge(self, Merge(self.stage, self.weights, num_images))
 
 
-class _Corrected:
-    """Adds the correction of each class to images of more than one state.
+class _OffsetMerge:
+    """Adds the offset of each class to the merged logits of images with more than one state.
 
     Args:
-        aggregator: has it.
-        merge: gives the mean.
+        aggregator: whose offset to add.
+        merge: computes the weighted mean.
     """
 
     def __init__(self, aggregator: PhaseAggregator, merge: Any) -> None:
@@ -106,7 +107,7 @@ class _Corrected:
         self._counts: list[Tensor] = []
 
     def add(self, outputs: RowOutputs, last_use: bool = False) -> None:
-        """Take in some rows."""
+        """Add rows; see `Merge.add`."""
         self._counts.append(outputs.rows.images)
         self.merge.add(outputs)
 
@@ -119,7 +120,7 @@ class _Corrected:
 
 
 class _DifferentiableMerge:
-    """The same as `Merge`, without writing to anything in place, for training.
+    """Weighted mean as in `Merge`, without in-place operations, so that gradients flow through it.
 
     Args:
         stage: see `Merge`.
@@ -133,7 +134,7 @@ class _DifferentiableMerge:
         self._total: Tensor | float = 0.0
 
     def add(self, outputs: RowOutputs, last_use: bool = False) -> None:
-        """Take in some rows."""
+        """Add rows; see `Merge.add`."""
         (values,) = self.stage.values(outputs)
         weights = self.weights(outputs)[:, None].contiguous()
         shift = self.stage.shift(outputs)

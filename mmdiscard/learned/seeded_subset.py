@@ -1,30 +1,33 @@
-"""A random part of a data set."""
+"""A random subset of a data set."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from mmengine.logging import print_log
 
 from ..errors import MMDiscardError
 from ..registry import DATASETS
+from ..utils import draw
 
 
 @DATASETS.register_module()
 class SeededSubset:
-    """Images of another data set, drawn at random and always the same for the same seed.
+    """Random images of another data set, the same ones for the same seed.
+
+    The other data set may be a wrapper such as ``ConcatDataset``: images are drawn from all that
+    it has.
 
     Args:
         dataset: the data set, or its config.
-        size: how many images; all if there are fewer.
+        size: number of images; all if there are fewer.
         seed: any integer >= 0.
-        at_least: refuse to be smaller than this.
+        at_least: smallest number of images that is accepted.
 
     Attributes:
-        indices: the images, as numbers in the other data set, ascending.
+        indices: positions of the images in the other data set, ascending.
 
     Raises:
-        MMDiscardError: if ``size`` is below 1, or too few images are left.
+        MMDiscardError: if ``size`` is below 1, or there are fewer images than ``at_least``.
     """
 
     def __init__(
@@ -42,16 +45,15 @@ class SeededSubset:
             )
         if size > count:
             print_log(f'mmdiscard: the training set has {count} images, all are used', 'current')
-        order = np.random.default_rng(seed).permutation(count)
-        self.indices = np.sort(order[:size])
+        self.indices = draw(count, size, seed)
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Of the other data set."""
+        """``metainfo`` of the other data set."""
         return getattr(self.dataset, 'metainfo', {})
 
     def full_init(self) -> None:
-        """Load annotations, where the data set puts that off."""
+        """Load the annotations of a data set that was built with ``lazy_init=True``."""
         if hasattr(self.dataset, 'full_init'):
             self.dataset.full_init()
 
@@ -59,4 +61,4 @@ class SeededSubset:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        return self.dataset[int(self.indices[index])]
+        return self.dataset[self.indices[index]]

@@ -1,4 +1,4 @@
-"""Merging that needs all states of an image at once."""
+"""States of a batch kept until all are computed, for merging that needs them at once."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from ..aggregation import RowOutputs, RunningMean
 
 
 class StateBuffer:
-    """Keeps what is merged of all rows of a batch, and hands it out image by image.
+    """Keeps the tensors of all rows of a batch, to be read image by image.
 
     Args:
         num_images: ``N``.
-        kept: which of the tensors are kept; of the others only a running mean is.
+        kept: indices of the tensors to keep; of the others only the running mean is kept.
     """
 
     def __init__(self, num_images: int, kept: Sequence[int]) -> None:
@@ -25,7 +25,7 @@ class StateBuffer:
         self._means: dict[int, RunningMean] = {}
 
     def add(self, outputs: RowOutputs, values: Sequence[Tensor]) -> None:
-        """Take in ``values``, each ``(M, ...)``, of some rows."""
+        """Add rows and their ``values``, tensors of ``(M, ...)`` each."""
         rows = outputs.rows
         self._images.append(rows.images)
         self._states.append(rows.states)
@@ -39,15 +39,15 @@ class StateBuffer:
                     mean.add(rows.images[run], part, torch.ones(len(part), device=part.device))
 
     def means(self) -> dict[int, Tensor]:
-        """By index, means ``(N, ...)`` of what is not kept."""
+        """Means ``(N, ...)`` of the tensors that are not kept, by index."""
         return {index: mean.value for index, mean in self._means.items()}
 
     def layout(self) -> 'Layout':
-        """Where the rows so far belong."""
+        """Which image and state each row so far belongs to."""
         return Layout(torch.cat(self._images), torch.cat(self._states), self.num_images)
 
     def values(self, index: int) -> Tensor:
-        """All rows so far of a tensor that is kept, ``(M, ...)``, in order of arrival."""
+        """All rows so far of a kept tensor, ``(M, ...)``, in the order in which they came."""
         parts = self._values[index]
         if len(parts) > 1:
             self._values[index] = parts = [torch.cat(parts)]
@@ -55,7 +55,7 @@ class StateBuffer:
 
 
 class Layout:
-    """Rows in order of arrival, and the same as ``(image, place)``.
+    """Mapping between rows, in the order in which they came, and the states of each image.
 
     Args:
         images: ``(M,)`` long.
@@ -63,10 +63,10 @@ class Layout:
         num_images: ``N``.
 
     Attributes:
-        states: ``(N, P, G)``; where an image has fewer states than others, the rest is 0.
-        present: ``(N, P)`` bool; None if all images have as many states.
-        counts: ``(N,)``, how many states each image has.
-        first: ``(N,)``, the row of each image that came first.
+        states: ``(N, P, G)``; padded with any state where an image has fewer than ``P``.
+        present: ``(N, P)`` bool, False for padding; None if there is none.
+        counts: ``(N,)``, number of states of each image.
+        first: ``(N,)``, the first row of each image.
     """
 
     def __init__(self, images: Tensor, states: Tensor, num_images: int) -> None:
@@ -74,8 +74,7 @@ class Layout:
         most = int(self.counts.max())
         order = images.argsort(stable=True)
         place = torch.arange(len(images)) - (self.counts.cumsum(0) - self.counts)[images[order]]
-        # An absent place repeats some row, and is masked wherever it would count.
-        self._row = torch.zeros(num_images, most, dtype=torch.long)
+        self._row = torch.zeros(num_images, most, dtype=torch.long)  # padding repeats row 0
         self._row[images[order], place] = order
         self.first = self._row[:, 0]
         self._at = torch.empty(len(images), dtype=torch.long)
@@ -85,9 +84,9 @@ class Layout:
         self.states = states[self._row]
 
     def by_image(self, values: Tensor) -> Tensor:
-        """``(M, ...)`` in order of arrival -> ``(N, P, ...)``."""
+        """``(M, ...)`` by row -> ``(N, P, ...)``."""
         return values[self._row.to(values.device)]
 
     def by_row(self, values: Tensor) -> Tensor:
-        """``(N, P)`` -> ``(M,)`` in order of arrival."""
+        """``(N, P)`` -> ``(M,)`` by row."""
         return values.flatten()[self._at.to(values.device)]

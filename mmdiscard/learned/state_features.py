@@ -1,118 +1,142 @@
-"""States found and computed once, merged as often as one likes: what training an aggregator needs.
+"""Features of states, computed once by a frozen model and merged in every training step.
 
-The base model is frozen, so its features are computed without gradients, and may come from a cache.
-Merging them, and whatever the head does afterwards, is differentiable.
+Features are computed without gradients, and later epochs may read them from a cache. Merging them,
+and the head that runs on the result, is differentiable.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..aggregation import RowOutputs
 from ..execution import BackboneOutputs, Levels
+from ..models import Ensemble
 from ..models.batch_inference import BatchInference
 from ..models.pipeline import Pipeline
 from ..search import Rows
+from ..subsampling.backbone import blank_image, inference_mode
 
 
 @dataclass(frozen=True)
 class StateFeatures:
-    """The states of a batch.
+    """States of a batch and their features.
 
     Attributes:
-        rows: image and state of every row: the first of every image, then the second, and so on,
-            as the search found them. So what was computed and what comes from a cache is merged in
-            the same order.
-        features: per output level ``(M, C, h, w)``, not aligned; zeros for levels that the head
-            does not read.
+        rows: image and state of every row: the first state of every image in the order of the
+            search, then the second of every image, and so on.
+        features: per output level ``(M, C, h, w)``, not aligned; zeros without memory of their own
+            for levels that are not kept.
     """
 
     rows: Rows
     features: Levels
 
 
-class _CollectingBatch(BatchInference):
-    """Keeps what it computes."""
+class _RecordingExecutor:
+    """Executor that keeps the features of all states that another executor computes.
 
-    def __init__(self, pipeline: Pipeline, images: Tensor, keep: Sequence[bool]) -> None:
-        super().__init__(pipeline, images)
+    Args:
+        executor: computes them.
+        keep: for every output level, whether to keep it.
+    """
+
+    def __init__(self, executor: Any, keep: Sequence[bool]) -> None:
         self.parts: list[BackboneOutputs] = []
+        self._executor = executor
         self._keep = keep
-        self._num_computed = 0  # rows of earlier calls
 
-    def compute(self, rows: Rows) -> Iterator[RowOutputs]:
-        yield from super().compute(rows)
-        self._num_computed += len(rows)
+    def start(self, images: Tensor) -> '_RecordingExecutor':
+        """Begin a batch; the recorder serves one batch only."""
+        self._run = self._executor.start(images)
+        self._asked = 0  # rows in earlier calls
+        return self
 
-    def outputs(self, computed: BackboneOutputs) -> RowOutputs:
-        levels = tuple(
-            level if kept else level.new_zeros(()).expand_as(level)
-            for level, kept in zip(computed.features, self._keep, strict=True)
-        )
-        positions = computed.positions + self._num_computed
-        self.parts.append(BackboneOutputs(computed.rows, computed.inputs, levels, positions))
-        return super().outputs(computed)
+    @property
+    def costs(self) -> Tensor:
+        return self._run.costs
+
+    def compute(self, rows: Rows) -> Iterator[BackboneOutputs]:
+        """Yield the rows in parts, as the other executor does."""
+        for part in self._run.compute(rows):
+            levels = tuple(
+                level if kept else level.new_zeros(()).expand_as(level)
+                for level, kept in zip(part.features, self._keep, strict=True)
+            )
+            positions = part.positions + self._asked
+            self.parts.append(replace(part, features=levels, positions=positions))
+            yield part
+        self._asked += len(rows)
+
+
+def levels_read(ensemble: Ensemble) -> tuple[bool, ...]:
+    """For every output level, whether the head reads it, found by a run on a blank image."""
+    adapter = ensemble.adapter
+    image = blank_image(adapter.backbone, ensemble.fingerprint.input_size)
+    with inference_mode(adapter.model):
+        levels = adapter.features(image)
+    return adapter.levels_read(levels, image)
 
 
 @torch.no_grad()
-def collect(pipeline: Pipeline, images: Tensor, keep: Sequence[bool]) -> StateFeatures:
-    """Search and compute.
+def compute_state_features(
+    pipeline: Pipeline, images: Tensor, keep: Sequence[bool]
+) -> StateFeatures:
+    """Search the states of a batch and keep their features.
 
     Args:
-        pipeline: what searches.
+        pipeline: whose search and model to use.
         images: ``(N, 3, H, W)``, preprocessed.
-        keep: which output levels are wanted.
+        keep: for every output level, whether to keep it.
     """
-    batch = _CollectingBatch(pipeline, images, keep)
+    recorder = _RecordingExecutor(pipeline.executor, keep)
+    batch = BatchInference(replace(pipeline, executor=recorder), images)
     batch.follow(pipeline.search.rounds(len(images), pipeline.space, pipeline.prices))
-    images_of = torch.cat([part.rows.images for part in batch.parts])
-    states = torch.cat([part.rows.states for part in batch.parts])
-    asked = torch.cat([part.positions for part in batch.parts]).argsort()
-    order = asked[_by_place(images_of[asked])]
-    levels = zip(*(part.features for part in batch.parts), strict=True)
+    parts = recorder.parts
+    images_of = torch.cat([part.rows.images for part in parts])
+    states = torch.cat([part.rows.states for part in parts])
+    asked = torch.cat([part.positions for part in parts]).argsort()
+    order = asked[by_rank(images_of[asked])]
+    levels = zip(*(part.features for part in parts), strict=True)
     return StateFeatures(
         Rows(images_of[order], states[order]),
         tuple(
-            torch.cat(parts)[order.to(parts[0].device)] if kept else _spread(parts[0], len(order))
-            for parts, kept in zip(levels, keep, strict=True)
+            torch.cat(values)[order.to(values[0].device)]
+            if kept
+            else values[0][:1].expand(len(order), *values[0].shape[1:])
+            for values, kept in zip(levels, keep, strict=True)
         ),
     )
 
 
-def _by_place(images: Tensor) -> Tensor:
-    """An order of rows: the first of every image, then the second of every image, and so on."""
-    place = torch.empty_like(images)
-    seen = torch.zeros(int(images.max()) + 1, dtype=torch.long)
-    for row, image in enumerate(images.tolist()):
-        place[row] = seen[image]
-        seen[image] += 1
-    return (place * len(seen) + images).argsort()
-
-
-def _spread(zero: Tensor, rows: int) -> Tensor:
-    """As many rows of a level that is not kept, without memory."""
-    return zero[:1].expand(rows, *zero.shape[1:])
-
-
-def merged(
-    pipeline: Pipeline, images: Tensor, collected: StateFeatures, part: int
+def merge_state_features(
+    pipeline: Pipeline, images: Tensor, found: StateFeatures, rows_at_once: int
 ) -> tuple[Tensor, ...]:
-    """Align and merge, with gradients to the aggregator's parameters.
+    """Align and merge features, with gradients for the parameters of the aggregator.
 
     Args:
-        pipeline: what merges.
-        images: ``(N, 3, H, W)``, of which heads read the size alone.
-        collected: the states.
-        part: so many rows go through the head at once, where it runs for every state.
+        pipeline: whose aggregator and head to use.
+        images: ``(N, 3, H, W)``, of which heads read only the size.
+        found: the states and features.
+        rows_at_once: number of rows that go through the head together, where it runs per state.
 
     Returns:
         The merged tensors, each ``(N, ...)``.
     """
     batch = BatchInference(pipeline, images)
-    for start in range(0, len(collected.rows), part):
-        rows = slice(start, start + part)
-        levels = tuple(level[rows] for level in collected.features)
-        batch.take(batch.outputs(BackboneOutputs(collected.rows[rows], images, levels)))
+    for start in range(0, len(found.rows), rows_at_once):
+        part = slice(start, start + rows_at_once)
+        levels = tuple(level[part] for level in found.features)
+        batch.take(batch.outputs(BackboneOutputs(found.rows[part], images, levels)))
     return batch.merged()
+
+
+def by_rank(images: Tensor) -> Tensor:
+    """Order of rows: the first row of every image, then the second of every image, and so on."""
+    rank = torch.empty_like(images)
+    seen = torch.zeros(int(images.max()) + 1, dtype=torch.long)
+    for row, image in enumerate(images.tolist()):
+        rank[row] = seen[image]
+        seen[image] += 1
+    return (rank * len(seen) + images).argsort()

@@ -1,4 +1,4 @@
-"""From a config that tests with a learned aggregator to one that trains it."""
+"""Turns a config that tests with a learned aggregator into one that trains it."""
 
 import hashlib
 import importlib.util
@@ -14,10 +14,11 @@ from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_mod
 from ..engine.checkpoint import check_checkpoint
 from ..engine.cli import is_discard_type
 from ..errors import MMDiscardError
+from ..utils import MIXING, innermost_datasets, without_wrappers
 from .feature_cache import GIBIBYTE, FeatureCache
 from .training_hook import learner
 
-#: what a config may say in ``aggregator_training``, and what holds otherwise: the paper's recipe
+#: options of ``aggregator_training`` in a config; the defaults are the paper's recipe
 DEFAULTS = dict(
     search=dict(
         type='GreedySearch', budget=30, criterion=dict(type='AttentionCriterion', random=True)
@@ -37,18 +38,22 @@ METRICS = {'mmpretrain': 'auto', 'mmseg': 'mIoU'}
 def training_config(cfg: Config) -> Config:
     """Turn ``cfg`` into one that trains the aggregator of its `SubsamplingSearchHook`.
 
-    Everything that is about training the base model is replaced; data, metrics, loggers and the
-    environment stay.
+    Whatever concerns the training of the base model is replaced; data, metrics, loggers and
+    environment are kept.
+
+    Returns:
+        ``cfg``, which was changed in place.
 
     Raises:
-        MMDiscardError: if something is missing, or unknown.
+        MMDiscardError: if ``cfg`` has no training data, no hook with a learned aggregator, or wrong
+            options of ``aggregator_training``.
     """
     settings = _settings(cfg)
     hook = _search_hook(cfg)
     if cfg.get('train_dataloader') is None:
         raise MMDiscardError('the config has no train_dataloader: nothing to train on')
     preprocessor = cfg.pop('data_preprocessor', None)
-    if preprocessor is not None:  # the Runner would hand it to the learner
+    if preprocessor is not None:  # the Runner would pass it to the learner instead
         cfg.model.setdefault('data_preprocessor', preprocessor)
     cfg.model = _learner(cfg.model, hook, settings)
     _set_data(cfg, settings)
@@ -64,7 +69,7 @@ def use_amp(cfg: Config) -> None:
     """Train in mixed precision.
 
     Raises:
-        MMDiscardError: without a GPU, where MMEngine has no mixed precision for training.
+        MMDiscardError: without a GPU: MMEngine trains in mixed precision only on GPUs.
     """
     if get_device() == 'cpu':
         raise MMDiscardError('--amp needs a GPU: MMEngine trains in mixed precision on GPUs alone')
@@ -73,10 +78,14 @@ def use_amp(cfg: Config) -> None:
 
 
 def load_base(runner: Runner, path: str) -> None:
-    """Put the weights of the base model where they belong, and a cache of its features beside them.
+    """Load the weights of the frozen base model, and set up the feature cache if one is wanted.
+
+    Args:
+        runner: of a config that `training_config` made.
+        path: checkpoint of the base model.
 
     Raises:
-        MMDiscardError: if the file is of another model.
+        MMDiscardError: if the checkpoint does not belong to the model.
     """
     model = learner(runner)
     checkpoint = _load_checkpoint(path, map_location='cpu')
@@ -87,8 +96,8 @@ def load_base(runner: Runner, path: str) -> None:
     gib = runner.cfg.aggregator_training.cache_gib
     if gib:
         folder = f'{runner.work_dir}/feature_cache/rank{get_rank()}'
-        key = _key(runner.cfg, model.base)
-        model.store = FeatureCache(folder, key, int(gib * GIBIBYTE / get_world_size()))
+        key = _cache_key(runner.cfg, model.base)
+        model.cache = FeatureCache(folder, key, int(gib * GIBIBYTE / get_world_size()))
 
 
 def _settings(cfg: Config) -> ConfigDict:
@@ -124,7 +133,7 @@ def _search_hook(cfg: Config) -> ConfigDict:
 
 def _learner(model: ConfigDict, hook: ConfigDict, settings: ConfigDict) -> ConfigDict:
     aggregator = ConfigDict(hook.aggregator)
-    aggregator.pop('init_cfg', None)  # where the result goes, not where training begins
+    aggregator.pop('init_cfg', None)  # names the result of training, not where it starts
     return ConfigDict(
         type='mmdiscard.AggregatorLearner',
         model=model,
@@ -141,7 +150,9 @@ def _set_data(cfg: Config, settings: ConfigDict) -> None:
     if settings.batch_size:
         loader.batch_size = settings.batch_size
     if settings.pipeline:
-        loader.dataset.pipeline = settings.pipeline
+        loader.dataset = without_wrappers(loader.dataset, MIXING)
+        for dataset in innermost_datasets(loader.dataset):
+            dataset.pipeline = settings.pipeline
     loader.dataset = ConfigDict(
         type='mmdiscard.SeededSubset',
         dataset=loader.dataset,
@@ -151,7 +162,7 @@ def _set_data(cfg: Config, settings: ConfigDict) -> None:
     )
     loader.sampler = ConfigDict(type='DefaultSampler', shuffle=True, seed=seed)
     loader.pop('batch_sampler', None)
-    # Workers that live on keep random numbers of earlier epochs, which a resumed run has not.
+    # Workers that outlive an epoch carry on random state that a resumed run does not have.
     loader.persistent_workers = False
 
 
@@ -176,7 +187,7 @@ def _set_hooks(cfg: Config) -> None:
         type='CheckpointHook',
         interval=1,
         by_epoch=True,
-        max_keep_ckpts=2,  # MMEngine deletes the old one before it has written the new
+        max_keep_ckpts=2,  # MMEngine deletes an old one before the new one is written
         save_best=METRICS[cfg.default_scope] if validated else None,
         rule='greater' if validated else None,
     )
@@ -189,7 +200,7 @@ def _set_hooks(cfg: Config) -> None:
 
 
 def _log_scalars(cfg: Config) -> None:
-    """TensorBoard beside whatever the config writes already."""
+    """Add TensorBoard to the visualization backends of the config."""
     visualizer = cfg.get('visualizer') or ConfigDict(type='Visualizer', vis_backends=[])
     backends = list(visualizer.get('vis_backends') or [])
     if not any('Tensorboard' in str(backend.get('type')) for backend in backends):
@@ -199,7 +210,7 @@ def _log_scalars(cfg: Config) -> None:
 
 
 def _seed(cfg: Config) -> int:
-    """The seed of the run; 0 where the config has none, so that a resumed run is the same run."""
+    """Seed of the run; 0 where the config has none, since a resumed run needs the same seed."""
     randomness = cfg.get('randomness') or ConfigDict()
     if randomness.get('seed') is None:
         randomness.seed = 0
@@ -207,8 +218,8 @@ def _seed(cfg: Config) -> int:
     return randomness.seed
 
 
-def _key(cfg: Config, base: Any) -> str:
-    """Of everything that features in a cache depend on."""
+def _cache_key(cfg: Config, base: Any) -> str:
+    """Hash of everything that cached features depend on, besides the images."""
     digest = hashlib.sha256(cfg.model.to_dict().__repr__().encode())
     digest.update(repr((cfg.aggregator_training.to_dict(), cfg.randomness.to_dict())).encode())
     for name, value in base.state_dict().items():

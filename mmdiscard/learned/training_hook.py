@@ -1,4 +1,4 @@
-"""What the training of an aggregator needs of the runner."""
+"""The hook that makes the training of an aggregator resumable and publishes its result."""
 
 import random
 from pathlib import Path
@@ -11,23 +11,25 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
+from ..utils import write_atomically
 from .base import ENTRY, PREFIX
 from .learner import AggregatorLearner
 
-#: what the best parameters are called in the work dir
+#: name of the file with the best parameters, in the work dir
 RESULT = 'aggregator.pth'
 
 
 @HOOKS.register_module()
 class AggregatorTrainingHook(Hook):
-    """Makes a run resumable bit for bit, and its checkpoints loadable by an aggregator.
+    """Makes the training of an aggregator resumable bit for bit and publishes its parameters.
 
-    Random numbers begin anew in every epoch, so an epoch does not depend on whether the run was
-    interrupted before. A resumed run repeats the validation of the epoch it resumes from, which may
-    have been cut off. At the end the best parameters are in `RESULT`, a few kilobytes.
+    Random number generators are seeded anew before every epoch, so that an epoch is the same
+    whether or not the run was interrupted before it. A resumed run repeats the validation of the
+    epoch that it resumes from, since that may have been interrupted. After training the best
+    parameters are written to ``aggregator.pth`` in the work dir.
     """
 
-    priority = 'LOWEST'  # after the checkpoints are where they belong
+    priority = 'LOWEST'  # after `CheckpointHook`, whose files are read
 
     def before_train(self, runner: Runner) -> None:
         if runner.epoch > 0 and runner.val_loop is not None:
@@ -41,14 +43,13 @@ class AggregatorTrainingHook(Hook):
         torch.manual_seed(number)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        store = learner(runner).store
-        if store is not None:
-            store.save()
+        cache = learner(runner).cache
+        if cache is not None:
             runner.logger.info(
-                f'mmdiscard: features of {store.hits} images came from the cache, those of '
-                f'{store.misses} were computed'
+                f'mmdiscard: features of {cache.hits} images came from the cache, those of '
+                f'{cache.misses} were computed'
             )
-            store.hits = store.misses = 0
+            cache.hits = cache.misses = 0
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint[ENTRY] = learner(runner).ensemble.aggregator.entry()
@@ -58,21 +59,25 @@ class AggregatorTrainingHook(Hook):
         aggregator.check_entry(checkpoint, 'the checkpoint to resume from')
 
     def after_train(self, runner: Runner) -> None:
-        store = learner(runner).store
-        if store is not None:
-            store.remove()
+        cache = learner(runner).cache
+        if cache is not None:
+            cache.remove()
         barrier()
         if is_main_process():
             publish(runner)
 
 
 def learner(runner: Runner) -> AggregatorLearner:
-    """The learner of a runner, whether or not it is wrapped."""
+    """The learner of a runner, without its distributed wrapper."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def publish(runner: Runner) -> Path:
-    """Write the best parameters, or the last ones without validation; all or nothing."""
+    """Write the best parameters (the last ones where there is no validation) to the work dir.
+
+    Returns:
+        The file.
+    """
     info = runner.message_hub.runtime_info
     source = info.get('best_ckpt') or info['last_ckpt']
     checkpoint = torch.load(source, map_location='cpu', weights_only=False)
@@ -83,7 +88,6 @@ def publish(runner: Runner) -> Path:
         'meta': {key: checkpoint['meta'][key] for key in ('epoch', 'seed', 'time')},
     }
     path = Path(runner.work_dir) / RESULT
-    torch.save(slim, path.with_suffix('.partial'))
-    path.with_suffix('.partial').replace(path)
-    runner.logger.info(f'mmdiscard: the aggregator of {Path(source).name} is in {path}')
+    write_atomically(path, lambda partial: torch.save(slim, partial))
+    runner.logger.info(f'mmdiscard: wrote {path}, the aggregator of {Path(source).name}')
     return path

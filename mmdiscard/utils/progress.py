@@ -1,4 +1,4 @@
-"""Progress of a long job, with the time it still takes."""
+"""Progress of a long job, with an estimate of the time left."""
 
 import sys
 import time
@@ -7,11 +7,11 @@ from mmengine.dist import is_main_process
 
 
 class Progress:
-    """Prints a line now and then, in the main process alone.
+    """Prints a line every few seconds, in the main process only.
 
     Args:
-        total: steps there are to do.
-        what: names the steps.
+        total: number of steps.
+        what: name of the steps.
         every: seconds between lines.
     """
 
@@ -23,7 +23,7 @@ class Progress:
         self._start = self._shown = time.monotonic()
 
     def step(self, note: str = '') -> None:
-        """One more step is done; the last one is always shown."""
+        """Count one more step as done; a line is always printed after the last one."""
         self.done += 1
         now = time.monotonic()
         if now - self._shown < self.every and self.done < self.total:
@@ -36,7 +36,7 @@ class Progress:
 
 
 def report(text: str) -> None:
-    """Print in the main process, at once."""
+    """Print a line to standard error, in the main process only."""
     if is_main_process():
         print(f'mmdiscard: {text}', file=sys.stderr, flush=True)
 

@@ -17,7 +17,7 @@ from small_models import (
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.learned import AggregatorLearner
 from mmdiscard.learned.feature_cache import FeatureCache
-from mmdiscard.learned.state_features import collect
+from mmdiscard.learned.state_features import compute_state_features
 
 SEARCH = dict(type='GreedySearch', budget=6, criterion=dict(type='RandomCriterion'))
 ATTENTION = dict(type='AttentionAggregator')
@@ -86,7 +86,7 @@ def test_the_loss_is_that_of_the_model_on_what_is_merged():
     model, x, samples = learner(), images(4), cls_samples(4)
     found = model.loss(x, samples)['loss']
     average = learner(aggregator=ATTENTION)
-    average.ensemble.use(average._train_search)
+    average.ensemble.use(average.train_search)
     with torch.no_grad():
         logits = average.ensemble.predict(x)
     labels = torch.cat([sample.gt_label for sample in samples])
@@ -147,42 +147,70 @@ def test_cached_features_give_the_same_loss_bit_for_bit(cache):
         plain, kept = learner(make(), aggregator), learner(make(), aggregator)
         kept.aggregator.load_state_dict(plain.aggregator.state_dict())
         cache.remove()
-        kept.store = cache
-        for model in (plain, kept, kept):
-            model.found = model.parse_losses(model.loss(images(3), samples(3)))[0]
-            assert torch.equal(model.found, plain.found)
+        kept.cache = cache
+        expected, *found = (
+            model.parse_losses(model.loss(images(3), samples(3)))[0]
+            for model in (plain, kept, kept)
+        )
+        assert torch.equal(found[0], expected) and torch.equal(found[1], expected)
     assert cache.hits == 3 * len(CASES)
 
 
+def test_images_with_different_numbers_of_states_are_cached_too(cache):
+    model, x = learner(), images(3)
+    with torch.no_grad():
+        logits = model.ensemble.evaluate(x, torch.zeros(1, 3).long()).logits[:, 0]
+    entropies = torch.special.entr(logits.softmax(1)).sum(1) / torch.tensor(7.0).log()
+    gate = dict(type='EntropyGate', threshold=float(entropies.sort().values[:2].mean()))
+    model = AggregatorLearner(classifier(), ATTENTION, search=SEARCH | dict(gate=gate), cache=cache)
+    losses = [model.loss(x, cls_samples(3))['loss'] for _ in range(2)]
+    assert cache.hits == 3 and torch.equal(*losses)
+    assert sorted(cache.get(x).rows.images.bincount().tolist())[0] == 1
+
+
+def test_features_of_mixed_precision_are_cached_as_they_are(cache):
+    model, found = learner(mit_segmentor(), cache=cache), []
+    with autocast(device_type='cpu', dtype=torch.bfloat16):
+        for _ in range(2):
+            found.append(model.parse_losses(model.loss(images(2), seg_samples(2)))[0])
+    assert cache.hits == 2 and torch.equal(*found)
+    kinds = {level.dtype for level in cache.get(images(2)).features}
+    assert torch.bfloat16 in kinds
+
+
 def test_the_cache_is_bounded_and_outlives_the_process(cache, tmp_path):
-    model = learner(store=cache)
+    model = learner(cache=cache)
     model.loss(images(3), cls_samples(3))
-    cache.save()
-    size = cache._record.floats * 4
+    content = 6 * 32 * 2 * 2 * 4  # bytes per image: states, channels, cells, float32
+    assert 3 * content < cache.size < 3 * (content + 3000)
     again = FeatureCache(tmp_path / 'cache', 'key')
     assert torch.equal(again.get(images(3)).features[0], cache.get(images(3)).features[0])
     assert again.get(images(3, seed=1)) is None
     assert FeatureCache(tmp_path / 'cache', 'other key').get(images(3)) is None
-    small = FeatureCache(tmp_path / 'small', 'key', max_bytes=4 * size)
-    model = learner(store=small)
+    assert not list((tmp_path / 'cache').iterdir())  # those of another key are deleted
+    small = FeatureCache(tmp_path / 'small', 'key', max_bytes=4 * cache.size // 3)
+    model = learner(cache=small)
     for seed in (0, 1):
         model.loss(images(3, seed=seed), cls_samples(3))
     assert small.get(images(3)) is not None and small.get(images(3, seed=1)) is None
-    assert (tmp_path / 'small' / 'features.bin').stat().st_size <= 4 * size
+    sizes = [path.stat().st_size for path in (tmp_path / 'small').iterdir()]
+    assert len(sizes) == 4 and sum(sizes) == small.size <= small.max_bytes
+    small.remove()
+    assert not (tmp_path / 'small').exists()
 
 
 def test_a_cache_too_small_for_an_image_keeps_none(tmp_path):
     small = FeatureCache(tmp_path / 'small', 'key', max_bytes=10)
-    model = learner(store=small)
+    model = learner(cache=small)
     for _ in range(2):
         model.loss(images(2), cls_samples(2))
     assert small.hits == 0
 
 
-def test_collected_states_are_in_the_order_of_the_search():
+def test_states_are_kept_in_the_order_of_the_search():
     model, x = learner(), images(3)
-    model.ensemble.use(model._train_search)
-    found = collect(model.ensemble.pipeline, x, model._read)
+    model.ensemble.use(model.train_search)
+    found = compute_state_features(model.ensemble.pipeline, x, model.levels_read)
     with torch.no_grad():
         model.ensemble.predict(x)
     states = found.rows.states.unflatten(0, (6, 3)).transpose(0, 1)
