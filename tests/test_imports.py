@@ -88,7 +88,6 @@ def test_imports_go_one_way():
     assert wrong_directions(read_sources()) == []
 
 
-@pytest.mark.xfail(strict=False, reason='models and learned still hold circles')
 def test_no_circle():
     assert cycle(read_sources()) == []
 

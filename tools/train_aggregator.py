@@ -2,10 +2,10 @@
 
     python tools/train_aggregator.py CONFIG CHECKPOINT
 
-CONFIG is one that tests with a learned aggregator, such as those in configs/learned; what its
-`aggregator_training` says is how to train (default: the paper's recipe). CHECKPOINT holds the
-weights of the model itself. The result is WORK_DIR/aggregator.pth, a few kilobytes. After an
-interruption the same command with --resume goes on from the last finished epoch.
+CONFIG is one that tests with a learned aggregator, such as those in configs/learned. Its
+`aggregator_training` has the options of training (default: the paper's recipe). CHECKPOINT holds
+the weights of the model itself. The result is WORK_DIR/aggregator.pth, a few kilobytes. After an
+interruption the same command with --resume continues after the last finished epoch.
 """
 
 import argparse
@@ -25,9 +25,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='weights of the model: a file or a URL')
     parser.add_argument(
-        '--resume', action='store_true', help='go on from the last finished epoch in the work dir'
+        '--resume',
+        action='store_true',
+        help='continue after the last finished epoch in the work dir',
     )
-    parser.add_argument('--images', type=int, help='how many training images (default: the config)')
+    parser.add_argument(
+        '--images', type=int, help='number of training images (default: as in the config)'
+    )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision, on a GPU')
     cli.add_run_arguments(parser)
     return parser.parse_args(argv)

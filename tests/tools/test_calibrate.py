@@ -135,7 +135,7 @@ def loss_on_val(config, checkpoint, states, images):
 
 # --------------------------------------------------------------------------------------- states
 def test_states_are_chosen_whose_loss_is_that_of_real_predictions(calibrate, config, checkpoint):
-    found = calibrate(config, checkpoint, '--budget', 3, '--images', 99, '--candidates', 8)
+    found = calibrate(config, checkpoint, '--budget', 3, '--images', 99, '--candidates', 4)
     states, rounds = found['states'], found['rounds']
     assert states[0] == [0, 0] and 2 <= len(states) <= 3 and len(rounds) == len(states)
     for count in range(1, len(states) + 1):
@@ -147,7 +147,8 @@ def test_states_are_chosen_whose_loss_is_that_of_real_predictions(calibrate, con
 
 
 def test_the_file_is_what_a_test_run_uses(calibrate, config, checkpoint, tmp_path):
-    found = calibrate(config, checkpoint, '--cost', 2.5, '--images', 4, '--split', 'train')
+    options = ['--images', 4, '--candidates', 6, '--split', 'train']
+    found = calibrate(config, checkpoint, '--cost', 2.5, *options)
     assert found['rounds'][-1]['cost'] <= 2.5 and found['calibrated']['images'] == 4
     cfg = Config.fromfile(config)
     cfg.work_dir, cfg.load_from = str(tmp_path), checkpoint
@@ -170,13 +171,13 @@ def test_the_file_is_what_a_test_run_uses(calibrate, config, checkpoint, tmp_pat
 def test_an_interrupted_choice_goes_on_to_the_same_end(
     calibrate, config, checkpoint, tmp_path, monkeypatch, capsys
 ):
-    command = [config, checkpoint, '--budget', 4, '--images', 5, '--candidates', 6]
+    command = [config, checkpoint, '--budget', 3, '--images', 3, '--candidates', 4]
     whole = calibrate(*command)
     losses, calls = StateCalibration._losses, []
 
     def interrupted(self, candidates):
         calls.append(len(self.selection.steps))
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return losses(self, candidates)
 
@@ -185,23 +186,22 @@ def test_an_interrupted_choice_goes_on_to_the_same_end(
         calibrate(*command, out='again.json')
     assert not (tmp_path / 'again.json').exists()
     assert calibrate(*command, out='again.json') == whole
-    assert calls == [0, 1, 2, 2, 3]
-    assert 'going on after 2 finished rounds' in capsys.readouterr().err
+    assert calls == [0, 1, 1, 2]
+    assert 'going on after 1 finished rounds' in capsys.readouterr().err
     assert not list(tmp_path.glob('*.rounds')) and not list(tmp_path.glob('*.partial'))
 
 
 def test_rounds_of_other_settings_are_not_used(calibrate, config, checkpoint, tmp_path, capsys):
-    expected = calibrate(config, checkpoint, '--budget', 2, '--images', 3, '--candidates', 4)
+    command = [config, checkpoint, '--budget', 2, '--images', 1, '--candidates', 3]
+    expected = calibrate(*command)
     (tmp_path / 'new.json.rounds').write_text(json.dumps(dict(run={}, steps=[dict(state=[0, 9])])))
-    found = calibrate(
-        config, checkpoint, '--budget', 2, '--images', 3, '--candidates', 4, out='new.json'
-    )
+    found = calibrate(*command, out='new.json')
     assert found == expected
-    assert 'beginning anew' in capsys.readouterr().err
+    assert 'starting again' in capsys.readouterr().err
 
 
 def test_two_processes_find_what_one_does(calibrate, tool, config, checkpoint, tmp_path):
-    options = ['--budget', '3', '--images', '5', '--candidates', '6']
+    options = ['--budget', '2', '--images', '5', '--candidates', '4']
     gate = ['--gate', 'entropy', '--cost', '2', '--images', '5']
     one = calibrate(config, checkpoint, *options)
     one_gate = calibrate(config, checkpoint, *gate)
