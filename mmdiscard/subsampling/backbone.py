@@ -1,5 +1,6 @@
 """Running a backbone of which nothing is known but that it maps images to feature maps."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from ..errors import MMDiscardError
 
 Size = tuple[int, int]
+MOST_GUESSES = 24  # of the number of channels
 
 
 @contextmanager
@@ -40,28 +42,33 @@ def inference_mode(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad = True
 
 
+def is_level(leaf: Any) -> bool:
+    """Whether something that a backbone returns holds features: losses and counts do not."""
+    return isinstance(leaf, Tensor) and leaf.ndim > 1
+
+
 def as_levels(output: Any) -> tuple[Tensor, ...]:
     """Whatever a backbone returns (nested, with None in it) as a tuple of its output levels.
 
     Raises:
-        MMDiscardError: if there is no tensor in it.
+        MMDiscardError: if there is no tensor of features in it.
     """
-    levels = tuple(leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor))
+    levels = tuple(leaf for leaf in tree_flatten(output)[0] if is_level(leaf))
     if not levels:
         raise MMDiscardError(
-            f'the backbone returns {type(output).__name__} without a tensor in it; what is '
-            'searched has to put out feature maps'
+            f'the backbone returns {type(output).__name__} without a tensor of features in it; it '
+            'has to return feature maps, bare or in tuples, lists and dicts'
         )
     return levels
 
 
 def without_tensors(output: Any) -> Any:
-    """The form of what a backbone returns, to be filled by `with_levels`."""
-    return tree_map(lambda leaf: _Level if isinstance(leaf, Tensor) else leaf, output)
+    """The structure of what a backbone returns, to be filled by `with_levels`."""
+    return tree_map(lambda leaf: _Level if is_level(leaf) else leaf, output)
 
 
 def with_levels(form: Any, levels: Sequence[Tensor]) -> Any:
-    """Output levels in the form in which the backbone returned them."""
+    """Output levels in the structure in which the backbone returned them."""
     rest = iter(levels)
     return tree_map(lambda leaf: next(rest) if leaf is _Level else leaf, form)
 
@@ -70,18 +77,45 @@ class _Level:
     """Stands where a tensor was."""
 
 
-def blank_image(backbone: nn.Module, input_size: Size, value: float = 0.0) -> Tensor:
-    """One constant image ``(1, 3, H, W)`` on the device and in the precision of ``backbone``.
+def blank_image(backbone: nn.Module, input_size: Size, in_channels: int | None = None) -> Tensor:
+    """An image of zeros ``(1, C, H, W)`` on the device and in the precision of ``backbone``.
 
-    It has as many channels as the first convolution takes, unless one takes 3.
+    Args:
+        backbone: what the image is for.
+        input_size: ``(H, W)``.
+        in_channels: ``C``; None for the first of `plausible_channels`.
     """
-    weight = next(backbone.parameters(), torch.zeros(()))
+    floating = (p for p in backbone.parameters() if p.is_floating_point())
+    weight = next(floating, torch.zeros(()))
+    channels = in_channels or plausible_channels(backbone)[0]
+    return weight.new_zeros((1, channels, *input_size))
+
+
+def noise_image(
+    backbone: nn.Module, input_size: Size, in_channels: int | None = None, seed: int = 0
+) -> Tensor:
+    """`blank_image` of normally distributed noise; the state of random generators stays."""
+    blank = blank_image(backbone, input_size, in_channels)
+    return torch.randn(blank.shape, generator=torch.Generator().manual_seed(seed)).to(blank)
+
+
+def plausible_channels(backbone: nn.Module, expected: int | None = None) -> list[int]:
+    """How many channels the images of a backbone may have, the most plausible number first.
+
+    The first convolution may be behind a rearrangement of pixels, in one of several branches, or in
+    front of a trunk for RGB images, so only running tells.
+
+    Args:
+        backbone: any.
+        expected: the number that the model normalises, if it is known.
+    """
     taken = [layer.in_channels for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
-    channels = 3 if 3 in taken or not taken else taken[0]
-    return weight.new_full((1, channels, *input_size), value)
+    first = [3] if 3 in taken or not taken else []
+    guesses = [*first, *taken[:1], 3, 1, 4, 6, 2, *range(5, 17), *sorted(taken)]
+    return list(dict.fromkeys([expected, *guesses] if expected else guesses))[:MOST_GUESSES]
 
 
 def deepest(levels: Sequence[Tensor]) -> int:
     """Which level has the fewest cells; the last of several."""
-    cells = [level[0, 0].numel() for level in levels]
+    cells = [math.prod(level.shape[2:]) for level in levels]
     return max(i for i, count in enumerate(cells) if count == min(cells))

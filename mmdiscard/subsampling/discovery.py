@@ -2,31 +2,40 @@
 
 Layers that subsample are grouped by input stride and factor, in execution order. Not every strided
 layer is on the trunk: spatial-reduction attention, for one, subsamples keys and values only. A
-group is on the trunk if and only if it is a *cut*: with its outputs held constant, nothing of the
-image reaches the deepest feature map. Members that the cut does not need are dropped, so a group is
-the smallest cut. Every other level must not depend on the group at all: where what it moves meets
-what it does not move, as at the skips of an encoder-decoder, no state of it agrees with itself.
+group is on the trunk if and only if it is a *cut*: with its outputs held constant, the deepest
+feature map does not depend on the image. Members that the cut does not need are dropped, so a group
+is the smallest cut. Every other level must not depend on the group at all: where what it moves
+meets what it does not move, as at the skips of an encoder-decoder, no state of it agrees with
+itself.
 
 Where strided layers are no cut, because something beside them subsamples by a function, the module
 around both may be one: it is taken as a black box if displacing its input displaces its output.
+
+All of it takes two forwards: one at the size of the images, and a small one of another shape, which
+shows whether the maps grow with the image.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
+import torch
 from torch import nn
 
-from .backbone import Size, inference_mode
+from ..errors import MMDiscardError
+from .backbone import Size, as_levels, inference_mode, noise_image, plausible_channels
 from .black_box import displaces
+from .dataflow import IMAGE, Dataflow
 from .layers import unsupported_because
 from .reachability import levels_touched, smallest_cut
 from .state import SubsamplingGroup
-from .strides import Layer, Trace, trace_strides
+from .strides import Layer, Shape, Trace, TraceError, trace_strides
 
 OFF_TRUNK = 'not on the trunk: the image reaches the deepest output past it too'
 TWICE = 'it is called more than once in a forward'
-SMALLEST = 96  # sides of the images that cuts are tried with, unless the user's are smaller
+UNLIKE = 'it receives or returns maps of several sizes'
+SMALL = (96, 128)  # of the image of the second forward, unless the user's is as small
+OTHER_SIZES = (224, 256, 384, 512, 128, 64, 32, 299, 448, 518)  # for advice when one is refused
 BY_HAND = "groups=[dict(members=['NAME', ...])]"
 
 
@@ -39,18 +48,33 @@ class SubsamplingMap:
         strides: stride (Sy, Sx) in image pixels of every output level of the backbone; (0, 0) for
             an output that is not a map.
         rejected: strided layers that are not searched, and why.
+        input_size: ``(H, W)`` of the image it was traced with.
+        in_channels: channels of the images that the backbone takes.
+        small_size: a smaller ``(H, W)`` at which the same layers run in the same order;
+            ``input_size`` if none was found.
+        shapes: of every output level for an image of ``input_size``.
+        channels_last: by output level, whether it is a map ``(N, h, w, C)``.
+        fixed: whether maps keep their size when the size of the image changes.
         unseen: strides that nothing which is searched or rejected explains: something subsamples
             inside a forward, where no hook can reach it.
-        input_size: ``(H, W)`` of the image it was traced with.
         layers: all that subsamples: strided layers, then modules around what does.
+        deepest: the output level with the fewest cells.
+        flow: what depends on what in the forward that was traced.
     """
 
     groups: tuple[SubsamplingGroup, ...]
     strides: tuple[Size, ...]
     rejected: dict[str, str]
     input_size: Size
+    in_channels: int = 3
+    small_size: Size = (0, 0)
+    shapes: tuple[Shape, ...] = ()
+    channels_last: tuple[bool, ...] = ()
+    fixed: bool = False
     unseen: tuple[Size, ...] = ()
     layers: tuple[Layer, ...] = ()
+    deepest: int = 0
+    flow: Dataflow | None = field(default=None, compare=False, repr=False)
 
     def left_out(self, shown: int = 3) -> list[str]:
         """What is not searched and why, a line for each reason, with ``shown`` names at most."""
@@ -64,29 +88,48 @@ class SubsamplingMap:
         return lines
 
 
-def find_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> list[SubsamplingGroup]:
+def find_subsampling(
+    backbone: nn.Module, input_size: Size = (224, 224), in_channels: int | None = None
+) -> list[SubsamplingGroup]:
     """Subsampling groups on the trunk of ``backbone``, in execution order.
 
     Args:
-        backbone: any module that maps ``(N, 3, H, W)`` to one or more feature maps. Its weights,
-            buffers and mode stay as they are.
+        backbone: any module that maps images ``(N, C, H, W)`` to one or more feature maps. Its
+            weights, buffers and mode stay as they are.
         input_size: ``(H, W)`` of the image to trace with; one that the backbone accepts.
+        in_channels: ``C``; None to find out by running.
 
     Raises:
         MMDiscardError: if the backbone cannot be run at ``input_size``.
     """
-    return list(map_subsampling(backbone, input_size).groups)
+    return list(map_subsampling(backbone, input_size, in_channels).groups)
 
 
-def map_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> SubsamplingMap:
-    """`find_subsampling` together with the strides of the outputs and what was left out."""
+def map_subsampling(
+    backbone: nn.Module,
+    input_size: Size = (224, 224),
+    in_channels: int | None = None,
+    expected_channels: int | None = None,
+) -> SubsamplingMap:
+    """`find_subsampling` together with the strides of the outputs and what was left out.
+
+    Args:
+        backbone: as for `find_subsampling`.
+        input_size: likewise.
+        in_channels: likewise.
+        expected_channels: what to try first where ``in_channels`` is None.
+
+    Raises:
+        MMDiscardError: as `find_subsampling`.
+    """
     with inference_mode(backbone):
-        trace = trace_strides(backbone, input_size)
-        size = _probe_size(backbone, trace, input_size)
-        groups, rejected = _groups_of_layers(backbone, trace.layers, size)
+        trace = _trace(backbone, input_size, in_channels, expected_channels)
+        small = _small_trace(backbone, trace)
+        _check_flow(backbone, trace)
+        groups, rejected = _groups_of_layers(backbone, trace)
         loose = [layer for layer in trace.layers if rejected.get(layer.name) == OFF_TRUNK]
         if loose or trace.unseen:
-            groups += _groups_of_modules(backbone, trace.modules, loose, groups, size)
+            groups += _groups_of_modules(backbone, trace, loose, groups)
     order = {layer.name: layer.order for layer in (*trace.layers, *trace.modules)}
     taken = [name for group in groups for name in group.members]
     explained = {group.output_stride for group in groups}
@@ -95,33 +138,39 @@ def map_subsampling(backbone: nn.Module, input_size: Size = (224, 224)) -> Subsa
         strides=trace.strides,
         rejected={n: why for n, why in rejected.items() if not any(within(n, m) for m in taken)},
         input_size=input_size,
+        in_channels=trace.in_channels,
+        small_size=small.input_size,
+        shapes=trace.shapes,
         unseen=tuple(stride for stride in trace.unseen if stride not in explained),
         layers=(*trace.layers, *trace.modules),
+        deepest=trace.deepest,
+        flow=trace.flow,
     )
 
 
 def refusals(
-    backbone: nn.Module, members: Sequence[Layer], behind: Sequence[int], input_size: Size
+    backbone: nn.Module, flow: Dataflow, members: Sequence[Layer], behind: Sequence[int]
 ) -> dict[str, str]:
     """Why members of a cut cannot be searched, by name; empty if they can.
 
     Args:
-        backbone: in evaluation mode.
+        backbone: what they belong to.
+        flow: of the backbone.
         members: layers that together cut the image off.
         behind: the output levels that lie behind them.
-        input_size: ``(H, W)`` of the image to try with.
     """
     names = [member.name for member in members]
-    mixed = set(levels_touched(backbone, names, input_size)) - set(behind)
+    mixed = set(levels_touched(flow, names)) - set(behind)
     if mixed:
         return dict.fromkeys(names, _mixing(mixed))
-    reasons = {
-        member.name: TWICE
-        if member.calls > 1
-        else unsupported_because(backbone.get_submodule(member.name))
-        for member in members
-    }
+    reasons = {member.name: _unsupported(backbone, member) for member in members}
     return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _unsupported(backbone: nn.Module, layer: Layer) -> str:
+    if layer.calls > 1:
+        return TWICE
+    return UNLIKE if layer.unlike else unsupported_because(backbone.get_submodule(layer.name))
 
 
 def group_of(members: Sequence[Layer], behind: Sequence[int]) -> SubsamplingGroup:
@@ -152,75 +201,157 @@ def within(name: str, module: str) -> bool:
     return f'{name}.'.startswith(f'{module}.')
 
 
-def _probe_size(backbone: nn.Module, trace: Trace, input_size: Size) -> Size:
-    """A smaller size where the same layers run in the same order, for what cuts off what.
+def _trace(
+    backbone: nn.Module, input_size: Size, in_channels: int | None, expected: int | None
+) -> Trace:
+    """The first trace that succeeds, over plausible numbers of channels if it is not given."""
+    numbers = [in_channels] if in_channels else plausible_channels(backbone, expected)
+    failed: dict[int, TraceError] = {}
+    for channels in numbers:
+        try:
+            return trace_strides(backbone, input_size, channels)
+        except TraceError as error:
+            failed[channels] = error
+    channels = max(failed, key=lambda number: failed[number].calls)
+    error = failed[channels].error
+    raise MMDiscardError(
+        f'{type(backbone).__name__} cannot be traced at input size {input_size} with {channels} '
+        f'channels: {error}; {_advice(backbone, input_size, channels)}'
+    ) from error
 
-    That does not depend on the size, and trying it takes many forwards.
-    """
-    size = input_size
-    while min(size) // 2 >= SMALLEST:
-        size = (size[0] // 2, size[1] // 2)
+
+def _advice(backbone: nn.Module, input_size: Size, channels: int) -> str:
+    """What to set for a backbone that could not be run: what it runs with."""
+    if any(isinstance(module, nn.Conv3d) for module in backbone.modules()):
+        return (
+            'it seems to take clips or volumes; only backbones of images (N, C, H, W) are searched'
+        )
+    for other in plausible_channels(backbone):
+        if _runs(backbone, input_size, other):
+            return f'set `in_channels`={other}, with which it runs'
+    for side in OTHER_SIZES:
+        if _runs(backbone, (side, side), channels):
+            return f'set `input_size` to a size that it accepts, such as {(side, side)}'
+    return (
+        'set `input_size` to a size that it accepts, or `in_channels` to the number of channels of '
+        'its images'
+    )
+
+
+def _runs(backbone: nn.Module, input_size: Size, channels: int) -> bool:
     try:
-        smaller = trace if size == input_size else trace_strides(backbone, size)
-    except Exception:  # whatever a backbone of others raises at a size it does not take
-        return input_size
-    return size if smaller.sequence == trace.sequence else input_size
+        backbone(noise_image(backbone, input_size, channels))
+    except Exception:  # whatever a backbone of others raises
+        return False
+    return True
+
+
+def _small_trace(backbone: nn.Module, trace: Trace) -> Trace:
+    """A trace at a small size where the same layers run in the same order, else ``trace``."""
+    height, width = trace.input_size
+    wide = (height, width + width // 2)
+    size = SMALL if SMALL[0] * SMALL[1] < height * width else wide
+    try:
+        small = trace_strides(backbone, size, trace.in_channels)
+    except TraceError:
+        return trace
+    return small if small.sequence == trace.sequence else trace
+
+
+def _check_flow(backbone: nn.Module, trace: Trace) -> None:
+    """Check that all that varies with the image was seen to depend on it.
+
+    Raises:
+        MMDiscardError: if not.
+    """
+    seen = trace.flow.levels_reached([IMAGE])
+    lost = [i for i in range(len(trace.shapes)) if i not in seen]
+    if not lost:
+        return
+    one, other = (
+        as_levels(backbone(noise_image(backbone, trace.input_size, trace.in_channels, seed)))
+        for seed in (0, 1)
+    )
+    varying = [i for i in lost if not torch.equal(one[i], other[i])]
+    if varying:
+        raise MMDiscardError(
+            f'output level {varying[0]} of {type(backbone).__name__} is computed from the image '
+            'outside of PyTorch (by NumPy, for example), so what it depends on cannot be followed'
+        )
 
 
 def _groups_of_layers(
-    backbone: nn.Module, layers: Sequence[Layer], input_size: Size
+    backbone: nn.Module, trace: Trace
 ) -> tuple[list[SubsamplingGroup], dict[str, str]]:
     groups, rejected = [], {}
-    for alike in _by_kind(layers):
-        group, reasons = _smallest_group(backbone, alike, input_size)
+    for alike in _by_kind(trace.layers):
+        group, reasons = _smallest_group(backbone, trace, alike)
         rejected |= reasons
         groups += [group] if group else []
     return groups, rejected
 
 
 def _smallest_group(
-    backbone: nn.Module, alike: Sequence[Layer], input_size: Size
+    backbone: nn.Module, trace: Trace, alike: Sequence[Layer]
 ) -> tuple[SubsamplingGroup | None, dict[str, str]]:
     """The group in layers of one kind, if there is one, and why the others are not in it."""
     layers = {layer.name: layer for layer in alike}
-    names, behind = smallest_cut(backbone, list(layers), input_size)
+    names, behind = smallest_cut(trace.flow, list(layers), trace.deepest)
     reasons = {name: OFF_TRUNK for name in layers if name not in names}
     members = [layers[name] for name in names]
-    refused = refusals(backbone, members, behind, input_size) if members else {}
+    refused = refusals(backbone, trace.flow, members, behind) if members else {}
     usable = members and not refused
     return group_of(members, behind) if usable else None, reasons | refused
 
 
 def _groups_of_modules(
     backbone: nn.Module,
-    modules: Sequence[Layer],
+    trace: Trace,
     loose: Sequence[Layer],
     groups: Sequence[SubsamplingGroup],
-    input_size: Size,
 ) -> list[SubsamplingGroup]:
     """Groups in which modules stand for what subsamples inside them, the innermost that will do.
 
     Args:
-        modules: all that shrink a map.
+        backbone: what is searched.
+        trace: of it.
         loose: strided layers that are no cut by themselves.
         groups: found already; what is around one of their members would displace it twice.
     """
     found: list[SubsamplingGroup] = []
-    for alike in sorted(_by_kind(modules), key=_area):
+    for alike in sorted(_by_kind(trace.modules), key=_area):
         taken = [name for group in (*groups, *found) for name in group.members]
         boxes = [
             box
             for box in alike
             if not any(within(name, box.name) or within(box.name, name) for name in taken)
-            and displaces(backbone.get_submodule(box.name), box)
         ]
-        if not boxes:
-            continue
         boxes.sort(key=lambda box: box.name.count('.'))
-        beside = [layer for layer in loose if layer.kind == boxes[0].kind]
-        group, _ = _smallest_group(backbone, [*boxes, *beside], input_size)
+        beside = [layer for layer in loose if boxes and layer.kind == boxes[0].kind]
+        group = _group_that_displaces(backbone, trace, boxes, beside)
         found += [group] if group else []
     return found
+
+
+def _group_that_displaces(
+    backbone: nn.Module, trace: Trace, boxes: list[Layer], beside: Sequence[Layer]
+) -> SubsamplingGroup | None:
+    """The smallest cut by modules that can be displaced, and strided layers beside them.
+
+    Trying whether a module can be displaced takes runs of it, so only what a cut needs is tried.
+    """
+    while boxes:
+        names = [layer.name for layer in (*boxes, *beside)]
+        cut, _ = smallest_cut(trace.flow, names, trace.deepest)
+        unfit = [
+            box
+            for box in boxes
+            if box.name in cut and not displaces(backbone.get_submodule(box.name), box)
+        ]
+        if not unfit:
+            return _smallest_group(backbone, trace, [*boxes, *beside])[0]
+        boxes = [box for box in boxes if box not in unfit]
+    return None
 
 
 def _by_kind(layers: Iterable[Layer]) -> list[list[Layer]]:

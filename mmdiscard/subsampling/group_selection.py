@@ -96,10 +96,10 @@ def _by_hand(
                 'members of a group subsample alike, and these do not: '
                 + '; '.join(map(str, layers))
             )
-        behind = levels_behind(backbone, names, found.input_size)
+        behind = levels_behind(found.flow, names, found.deepest)
         if not behind:
             raise MMDiscardError(_no_cut(found, layers))
-        refused = refusals(backbone, layers, behind, found.input_size)
+        refused = refusals(backbone, found.flow, layers, behind)
     for name, reason in refused.items():
         raise MMDiscardError(f'{name!r} cannot be searched: {reason}')
     return group_of(layers, behind)

@@ -2,17 +2,21 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from ..errors import MMDiscardError
-from .backbone import Size, as_levels, blank_image
+from .backbone import Size, as_levels, deepest, noise_image
+from .dataflow import Dataflow, DataflowRecorder, tensors_in
 from .layers import subsampling_factor
 
 BLUR = 0.15  # how far the ratio of sizes may be off a stride, relative to it
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -23,17 +27,19 @@ class Layer:
         name: inside the backbone.
         factor: subsampling factor ``(Ry, Rx)``.
         stride: input stride ``(Sy, Sx)``, in image pixels.
-        shape: of its input.
+        shape: of its input, the first map if it receives several.
         order: when it was called, counted from 0.
         calls: how often it was called.
+        unlike: whether it receives or returns maps of several sizes.
     """
 
     name: str
     factor: Size
     stride: Size
-    shape: tuple[int, ...]
+    shape: Shape
     order: int
     calls: int = 1
+    unlike: bool = False
 
     @property
     def kind(self) -> tuple[Size, Size]:
@@ -50,16 +56,26 @@ class Trace:
     """What one forward shows.
 
     Attributes:
+        input_size: ``(H, W)`` of the image.
+        in_channels: of the image.
         layers: strided layers, one for each call, in order.
         modules: other modules with smaller maps behind than in front of them, in order.
+        shapes: of every output level.
         strides: stride of every output level; (0, 0) for an output that is not a map.
         unseen: strides that no layer explains.
+        deepest: the output level with the fewest cells.
+        flow: what depends on what.
     """
 
+    input_size: Size
+    in_channels: int
     layers: tuple[Layer, ...]
     modules: tuple[Layer, ...]
+    shapes: tuple[Shape, ...]
     strides: tuple[Size, ...]
     unseen: tuple[Size, ...]
+    deepest: int
+    flow: Dataflow
 
     @property
     def sequence(self) -> list[tuple[str, Size]]:
@@ -67,62 +83,109 @@ class Trace:
         return [(layer.name, layer.factor) for layer in self.layers]
 
 
-def trace_strides(backbone: nn.Module, input_size: Size) -> Trace:
-    """Run ``backbone`` once on a blank image.
+class TraceError(Exception):
+    """A backbone that raised while it was traced.
+
+    Attributes:
+        error: what it raised.
+        calls: how many modules it had called by then.
+    """
+
+    def __init__(self, error: Exception, calls: int) -> None:
+        super().__init__(str(error))
+        self.error, self.calls = error, calls
+
+
+def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Trace:
+    """Run ``backbone`` once on an image of noise.
 
     Raises:
-        MMDiscardError: if it cannot be run at ``input_size``.
+        TraceError: if it does not run on images of that size and number of channels.
     """
-    recorder = _Recorder(backbone)
+    image = noise_image(backbone, input_size, in_channels)
+    recorder = _Recorder(backbone, image)
     try:
-        output = backbone(blank_image(backbone, input_size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise MMDiscardError(
-            f'{type(backbone).__name__} cannot be traced at input size {input_size}: {error}; set '
-            '`input_size` to a size that it accepts'
-        ) from error
+        with recorder.flow:
+            output = backbone(image)
+    except Exception as error:  # whatever a backbone of others raises
+        raise TraceError(error, recorder.calls) from error
     finally:
         recorder.remove()
     ruler = StrideRuler(input_size)
     layers = recorder.layers(recorder.strided, ruler)
-    strides = tuple(ruler.level_stride(tuple(level.shape)) for level in as_levels(output))
+    levels = as_levels(output)
+    shapes = tuple(tuple(level.shape) for level in levels)
+    strides = tuple(ruler.level_stride(shape) for shape in shapes)
     unseen = tuple(sorted(ruler.unseen))
-    return Trace(layers, recorder.layers(recorder.shrinking, ruler), strides, unseen)
+    return Trace(
+        input_size=input_size,
+        in_channels=in_channels,
+        layers=layers,
+        modules=recorder.layers(recorder.shrinking, ruler),
+        shapes=shapes,
+        strides=strides,
+        unseen=unseen,
+        deepest=deepest(levels),
+        flow=Dataflow(
+            tuple(recorder.flow.sources),
+            {name: tuple(nodes) for name, nodes in recorder.marks.items()},
+            tuple(recorder.flow.nodes(levels)),
+        ),
+    )
 
 
 @dataclass
 class _Call:
+    """One call of a module.
+
+    Attributes:
+        name: of the module.
+        order: when it began.
+        inputs: the nodes of its inputs, by the identity of the tensor.
+        since: the first node that was computed in it.
+        shape: of the map that it received.
+        factor: by which it subsamples.
+        unlike: whether it received or returned maps of several sizes.
+    """
+
     name: str
     order: int
-    shape: tuple[int, ...]
+    inputs: dict[int, int | None]
+    since: int
+    shape: Shape = ()
     factor: Size = (1, 1)
+    unlike: bool = False
 
 
 class _Recorder:
-    """Notes every call of a strided layer, and every module that shrinks the only map it is given.
+    """Records the calls of strided layers, and of modules that shrink the only map they are given.
 
     Modules with a strided layer inside count too: what subsamples may be more than that layer.
+    What they put out is copied, which marks it in the dataflow.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, image: Tensor) -> None:
+        self.flow = DataflowRecorder(image)
         self.strided: list[_Call] = []
         self.shrinking: list[_Call] = []
-        self._calls = 0
+        self.marks: dict[str, list[int]] = {}
+        self.calls = 0
+        self._open: list[_Call] = []
+        self._names = {  # scripted ones take no hooks: their strides count as unexplained
+            module: name
+            for name, module in backbone.named_modules()
+            if not isinstance(module, torch.jit.ScriptModule)
+        }
+        self._paused = False
         self._handles: list = []
-        for name, module in backbone.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue  # takes no hooks: what it subsamples shows as an unexplained stride
-            factor = subsampling_factor(module)
-            if factor != (1, 1):
-                self._handles.append(module.register_forward_pre_hook(self._strided(name, factor)))
-            elif name:
-                self._handles += [
-                    module.register_forward_pre_hook(self._entered, with_kwargs=True),
-                    module.register_forward_hook(self._left(name), with_kwargs=True),
-                ]
-        self._open: list[int] = []
+        for module in self._names:
+            self._handles += [
+                module.register_forward_pre_hook(self._entered, with_kwargs=True),
+                module.register_forward_hook(self._left, with_kwargs=True),
+            ]
 
     def layers(self, calls: list[_Call], ruler: 'StrideRuler') -> tuple[Layer, ...]:
+        """What was called, in order, with strides read off by ``ruler``."""
         times = Counter(call.name for call in calls)
         return tuple(
             Layer(
@@ -132,41 +195,108 @@ class _Recorder:
                 shape=call.shape,
                 order=call.order,
                 calls=times[call.name],
+                unlike=call.unlike,
             )
             for call in sorted(calls, key=lambda call: call.order)
         )
 
     def remove(self) -> None:
+        """Take the hooks out again."""
         for handle in self._handles:
             handle.remove()
 
-    def _next(self) -> int:
-        self._calls += 1
-        return self._calls - 1
-
-    def _strided(self, name: str, factor: Size) -> Callable:
-        def note(module: nn.Module, args: tuple) -> None:
-            self.strided.append(_Call(name, self._next(), tuple(args[0].shape), factor))
-
-        return note
-
     def _entered(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._open.append(self._next())
+        if not self._paused:
+            tensors = tensors_in((args, kwargs))
+            inputs = dict(zip(map(id, tensors), self.flow.nodes(tensors), strict=True))
+            since = len(self.flow.sources)
+            self._open.append(_Call(self._names[module], self.calls, inputs, since))
+            self.calls += 1
 
-    def _left(self, name: str) -> Callable:
-        def note(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            order = self._open.pop()
-            factor = _shrinkage(args, kwargs, output)
-            if factor != (1, 1):
-                self.shrinking.append(_Call(name, order, tuple(args[0].shape), factor))
+    def _left(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        if self._paused:
+            return None
+        call = self._open.pop()
+        self._connect(module, call, args, kwargs, output)
+        maps = _maps((args, kwargs))
+        call.factor = subsampling_factor(module)
+        if call.factor != (1, 1) and maps:
+            call.unlike = len({m.shape[-2:] for m in maps}) > 1
+            call.unlike |= len({m.shape[-2:] for m in _maps(output)}) > 1
+            self.strided.append(call)
+        else:
+            call.factor = _shrinkage(args, kwargs, output)
+            if call.factor == (1, 1) or not call.name:
+                return None
+            self.shrinking.append(call)
+        call.shape = tuple(maps[0].shape)
+        marked = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
+        nodes = [node for node in self.flow.nodes(marked) if node is not None]
+        self.marks.setdefault(call.name, []).extend(nodes)
+        return marked
 
-        return note
+    def _connect(
+        self, module: nn.Module, call: _Call, args: tuple, kwargs: dict, output: Any
+    ) -> None:
+        """Add dependencies of what a module puts out that the dispatcher did not see."""
+        for node in set(call.inputs.values()) - {None}:
+            if self.flow.depends(output, node, call.since):
+                continue
+            which = [tensor for tensor, other in call.inputs.items() if other == node]
+            if self._answers(module, args, kwargs, output, which):
+                self.flow.connect([node], output)
+
+    def _answers(
+        self, module: nn.Module, args: tuple, kwargs: dict, output: Any, which: Sequence[int]
+    ) -> bool:
+        """Whether a module puts out anything else when some of its input tensors change.
+
+        Args:
+            module: that was called.
+            args: with which it was called.
+            kwargs: likewise.
+            output: what it put out.
+            which: identities of the tensors to change.
+        """
+
+        def changed(leaf: Any) -> Any:
+            return _changed(leaf) if id(leaf) in which else leaf
+
+        try:
+            with self._pause():
+                other_args, other_kwargs = tree_map(changed, (args, kwargs))
+                found = tensors_in(module(*other_args, **other_kwargs))
+        except Exception:  # whatever a module of others raises: it did look at them
+            return True
+        expected = tensors_in(output)
+        return len(found) != len(expected) or not all(map(torch.equal, found, expected))
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+
+def _maps(values: Any) -> list[Tensor]:
+    """Tensors with a height and a width."""
+    return [tensor for tensor in tensors_in(values) if tensor.ndim > 2]
+
+
+def _changed(tensor: Tensor) -> Tensor:
+    """Other values of the same kind."""
+    if tensor.dtype == torch.bool:
+        return tensor.logical_not()
+    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+    return tensor + noise.to(tensor) if tensor.is_floating_point() else tensor
 
 
 def _shrinkage(args: tuple, kwargs: dict, output: object) -> Size:
     """The whole factor from one map ``(N, C, H, W)`` to another; (1, 1) if it is none."""
-    maps = [*args, output]
-    if kwargs or len(maps) != 2 or not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
+    maps = [*args, *kwargs.values(), output]
+    if len(maps) != 2 or not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
         return (1, 1)
     before, after = maps
     if before.shape[0] != after.shape[0] or min(after.shape[2:]) < 2:
@@ -221,7 +351,7 @@ class StrideRuler:
             known.add(s * r)
         return stride
 
-    def level_stride(self, shape: tuple[int, ...]) -> Size:
+    def level_stride(self, shape: Shape) -> Size:
         """Stride of an output of the backbone; (0, 0) if it is no map ``(N, C, h, w)``."""
         if len(shape) != 4:
             return (0, 0)

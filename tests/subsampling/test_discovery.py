@@ -181,21 +181,22 @@ def test_anisotropic_factors_are_groups_too():
 
 
 class Sized(Pooled):
-    """Takes images of one size alone, or of any, and counts the large ones."""
+    """Takes images of one size alone, or of any, and keeps the sizes in mind."""
 
     def __init__(self, size: int | None) -> None:
         super().__init__(nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, 2, 1))
-        self.size, self.large = size, 0
+        self.size, self.seen = size, []
 
     def forward(self, inputs):
+        self.seen.append(tuple(inputs.shape[2:]))
         assert self.size in (None, inputs.shape[-1])
-        self.large += inputs.shape[-1] == 400
         return super().forward(inputs)
 
 
-def test_cuts_are_tried_with_small_images_where_the_backbone_takes_them():
+def test_discovery_takes_two_forwards_one_of_them_small():
     free, fixed = Sized(None), Sized(400)
     found, same = map_subsampling(free, (200, 400)), map_subsampling(fixed, (200, 400))
-    assert found == same and found.input_size == (200, 400)
+    assert found.groups == same.groups and found.input_size == same.input_size == (200, 400)
     assert [group.stride for group in found.groups] == [(1, 1), (2, 2), (4, 4)]
-    assert free.large == 1 < fixed.large
+    assert free.seen == fixed.seen == [(200, 400), (96, 128)]
+    assert found.small_size == (96, 128) and same.small_size == (200, 400)

@@ -1,7 +1,6 @@
 """Where rows of different resolution meet, a group is a cut for them or is left out."""
 
 import pytest
-import torch
 from small_models import UNET, seg_backbone
 from torch import nn
 from torch.nn import functional as F
@@ -46,12 +45,11 @@ def test_a_group_that_a_level_mixes_with_others_is_left_out():
 
 
 def test_behind_and_touched():
-    backbone = TwoBranches(fused=True).eval()
-    with torch.no_grad():
-        assert levels_behind(backbone, ['deeper'], SIZE) == (1,)
-        assert levels_touched(backbone, ['deeper'], SIZE) == (0, 1)
-        assert levels_behind(backbone, ['detail'], SIZE) == ()
-        assert levels_touched(backbone, ['detail'], SIZE) == (0,)
+    found = map_subsampling(TwoBranches(fused=True), SIZE)
+    assert levels_behind(found.flow, ['deeper'], found.deepest) == (1,)
+    assert levels_touched(found.flow, ['deeper']) == (0, 1)
+    assert levels_behind(found.flow, ['detail'], found.deepest) == ()
+    assert levels_touched(found.flow, ['detail']) == (0,)
 
 
 def test_skips_of_an_encoder_decoder_leave_nothing():
