@@ -137,7 +137,8 @@ def _margin(logits: Tensor) -> Tensor:
 def _independent_entropy(logits: Tensor) -> Tensor:
     logits = logits.float()
     yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)
-    return -(yes.exp() * yes + no.exp() * no).mean(1).div(math.log(2)).clamp(0, 1)
+    entropy = -(yes.exp() * yes + no.exp() * no).mean(1)
+    return entropy.div_(math.log(2)).clamp_(0, 1)
 
 
 def _independent_margin(logits: Tensor) -> Tensor:

@@ -34,6 +34,17 @@ def test_entropy_runs_from_zero_to_one():
     assert normalized_entropy(uniform).item() == pytest.approx(1, abs=1e-6)
 
 
+def test_independent_classes_have_the_mean_of_binary_entropies_and_margins():
+    logits = torch.tensor([[0.0, 40.0, -40.0], [1.0, -2.0, 0.5]])
+    p = logits.double().sigmoid()
+    expected = (torch.special.entr(p) + torch.special.entr(1 - p)).mean(1) / math.log(2)
+    found = normalized_entropy(logits, independent=True)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    assert found[0].item() == pytest.approx(1 / 3, abs=1e-6)
+    margin = probability_margin(logits, independent=True)
+    torch.testing.assert_close(margin.double(), (2 * p - 1).abs().mean(1), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize('function', [normalized_entropy, probability_margin])
 def test_maps_are_worked_on_in_parts(function, monkeypatch):
     logits = torch.randn(2, 5, 7, 3)
