@@ -257,7 +257,7 @@ class _Cell:
 
     def begin(self, names: Sequence[str]) -> None:
         """Begin a batch."""
-        self.merger.fit_to(names[: self.views])
+        self.merger.prepare(names[: self.views])
         self._merging: list = []
 
     def add(self, view: int, outputs: Sequence[Any]) -> None:

@@ -52,9 +52,6 @@ class ModelAdapter:
     #: how states are merged unless the user says otherwise
     default_aggregator: Mapping[str, Any] = {}
 
-    #: whether classes are independent decisions (sigmoid), rather than exclusive (softmax)
-    independent_classes = False
-
     def __init__(self, model: nn.Module) -> None:
         self.check(model)
         self.model = model
@@ -84,6 +81,16 @@ class ModelAdapter:
     def backbone_of(model: nn.Module) -> nn.Module:
         """The module to search, from images ``(M, 3, H, W)`` to output levels."""
         return model.backbone
+
+    @staticmethod
+    def has_independent_classes(model: nn.Module) -> bool:
+        """Whether classes are independent decisions (sigmoid), rather than exclusive (softmax)."""
+        return False
+
+    @property
+    def independent_classes(self) -> bool:
+        """See `has_independent_classes`."""
+        return self.has_independent_classes(self.model)
 
     def features(self, images: Tensor) -> Levels:
         """Run the backbone, ``(M, C, H, W)`` to its output levels."""
@@ -200,9 +207,9 @@ class ClassifierAdapter(ModelAdapter):
                 'build it with a `head`'
             )
 
-    @property
-    def independent_classes(self) -> bool:
-        return _is_a(self.model.head, 'MultiLabelClsHead')
+    @staticmethod
+    def has_independent_classes(model: nn.Module) -> bool:
+        return _is_a(getattr(model, 'head', None), 'MultiLabelClsHead')
 
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
         with self.backbone_patch.replay(levels):
@@ -247,9 +254,9 @@ class SegmentorAdapter(ModelAdapter):
         super().__init__(model)
         self._plain = model.encode_decode
 
-    @property
-    def independent_classes(self) -> bool:
-        head = self._last_head
+    @staticmethod
+    def has_independent_classes(model: nn.Module) -> bool:
+        head = _last_head(model)
         losses = head.loss_decode if hasattr(head, 'loss_decode') else nn.Identity()
         return any(getattr(loss, 'use_sigmoid', False) for loss in losses.modules())
 
@@ -270,13 +277,8 @@ class SegmentorAdapter(ModelAdapter):
         return self.model._decode_head_forward_train(features, samples)
 
     def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
-        loss = _loss_by_feat(self._last_head)
+        loss = _loss_by_feat(_last_head(self.model))
         return super().loss_of_logits(logits, samples) if loss is None else loss(logits, samples)
-
-    @property
-    def _last_head(self) -> nn.Module:
-        head = self.model.decode_head
-        return head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
 
     def context_of(self, context: list[dict], rows: Sequence[int]) -> list[dict]:
         # Decode heads read the output size off the first meta, and slide inference writes the size
@@ -293,6 +295,11 @@ class SegmentorAdapter(ModelAdapter):
 
     def _enter(self, predict: Predict, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         return predict(inputs, batch_img_metas)
+
+
+def _last_head(model: nn.Module) -> nn.Module:
+    head = model.decode_head
+    return head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
 
 
 def _loss_by_feat(head: nn.Module) -> Callable | None:

@@ -169,7 +169,7 @@ class Ensemble:
     def publish(self, result: SearchResult) -> None:
         """Keep what became of a batch, and tell the listeners."""
         self.last = result
-        for listener in self.listeners:
+        for listener in tuple(self.listeners):  # another thread may change the list
             listener(result)
 
     def use(self, search: Search) -> None:
@@ -178,7 +178,7 @@ class Ensemble:
         Raises:
             MMDiscardError: if the search does not fit the groups or the aggregator.
         """
-        search.prepare(self.space, self.fingerprint)
+        search.prepare(self.space)
         self.pipeline = replace(self.pipeline, search=search)
 
     def route(self, predict: Predict) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Views and states in competition, inside a TTA model."""
+"""One cost budget per image for the views and states of a TTA model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ from ..models.results import SearchResult
 from ..search import Budget, GreedySearch
 from .joint_search import JointSearch
 from .mergers import FittedMerger, Merger
-from .view_output import naming
+from .view_output import errors_name_view
 
 
 @dataclass(frozen=True)
 class JointResult:
-    """What became of the last batch.
+    """What the search did for one batch.
 
     Attributes:
-        states: ``(N, V)`` long, how many states of each view; 0 where a view was not taken.
-        cost: ``(N,)``, what they cost if every prefix is computed once, in plain forwards.
+        states: ``(N, V)`` long, number of states in each view; 0 where a view was not taken.
+        cost: ``(N,)``, the cost if every prefix is computed once, in plain forwards.
     """
 
     states: Tensor
@@ -33,20 +33,22 @@ class JointResult:
 
 
 class JointBudget:
-    """Spends one cost per image on views and states, see `JointSearch`.
+    """Divides one cost budget per image between views and states, see `JointSearch`.
 
     Args:
-        cost: plain forwards per image, at least 1.
+        settings: ``dict(cost=4.0)``, in plain forwards per image, at least 1.
+        merger: merges the views.
 
     Raises:
-        MMDiscardError: if it is no such number, or the merger was fitted to all views.
+        MMDiscardError: if the cost is not such a number, or the merger was fitted to all views.
 
     Attributes:
-        last: of the last batch; None before the first.
+        cost: the budget.
+        last: `JointResult` of the last batch; None before the first.
     """
 
     def __init__(self, settings: Mapping[str, Any], merger: Merger) -> None:
-        budget = Budget.parse(dict(settings))
+        budget = Budget.parse(dict(settings)) if isinstance(settings, Mapping) else Budget()
         if budget.cost is None or budget.states is not None:
             raise MMDiscardError(f'joint takes a cost, such as dict(cost=4.0); got {settings}')
         if isinstance(merger, FittedMerger):
@@ -58,10 +60,10 @@ class JointBudget:
         self.last: JointResult | None = None
 
     def search(self, model: nn.Module) -> tuple[Ensemble, JointSearch]:
-        """What to search with.
+        """The ensemble attached to a model, and the search over its views and states.
 
         Raises:
-            MMDiscardError: if the model cannot be searched so.
+            MMDiscardError: if views and states of the model cannot be compared.
         """
         ensemble = ensemble_of(model)
         if ensemble is None:
@@ -91,9 +93,17 @@ class JointBudget:
     def logits(
         self, model: nn.Module, views: Sequence[Any], names: Sequence[str]
     ) -> Iterator['ViewLogits']:
-        """Search a batch; then, one after the other, what every view that any image took says.
+        """Search the views of a batch.
 
-        Until then the features or logits merged so far are kept of every such view.
+        What was merged so far is kept of every view that any image took, until it is yielded.
+
+        Args:
+            model: the attached model.
+            views: as `split_views` returns them.
+            names: of the views, for errors.
+
+        Yields:
+            One view after the other, of those that any image took.
         """
         ensemble, search = self.search(model)
         batches: dict[int, BatchInference] = {}
@@ -104,47 +114,42 @@ class JointBudget:
             return batches[view]
 
         count = len(batch_of(0).images)
-        taken = torch.zeros(count, len(views), dtype=torch.long)
+        states = torch.zeros(count, len(views), dtype=torch.long)
+        cost = torch.zeros(count, dtype=torch.float64)
         rounds = search.rounds(count, len(views), ensemble.space, ensemble.prices)
         asked = next(rounds)
         while asked:
             feedback = {}
             for view, rows in asked.items():
-                with naming(views[view], names[view]):
-                    batch = batch_of(view)
-                    feedback[view] = batch.ask(rows)
-                taken[:, view] += rows.images.bincount(minlength=count)
+                with errors_name_view(views[view], names[view]):
+                    feedback[view] = batch_of(view).ask(rows)
+                states[:, view] += rows.images.bincount(minlength=count)
             asked = next_or_none(rounds, feedback)
-        self.last = JointResult(taken, torch.zeros(count, dtype=torch.float64))
         for view in sorted(batches):
-            batch = batches.pop(view)
-            logits = batch.logits()
-            self.last.cost.add_(_publish(ensemble, batch, taken[:, view] > 0).bounds)
-            yield ViewLogits(view, logits, batch.weight, taken[:, view] > 0)
+            batch, taken = batches.pop(view), states[:, view] > 0
+            logits, result = batch.logits(), batch.result()
+            # An image that did not take the view did not spend anything on it.
+            result = replace(result, costs=result.costs * taken, bounds=result.bounds * taken)
+            cost += result.bounds
+            yield ViewLogits(view, logits, result, taken)
+        self.last = JointResult(states, cost)
 
 
 @dataclass(frozen=True)
 class ViewLogits:
-    """What one view says.
+    """Merged prediction for one view of a batch.
 
     Attributes:
         view: its position.
-        logits: ``(N, K)`` or ``(N, K, H, W)``, of no meaning where ``taken`` is false.
-        weight: see `BatchInference.weight`.
-        taken: ``(N,)`` bool, which images took it.
+        logits: ``(N, K)`` or ``(N, K, H, W)``, without meaning where ``taken`` is false.
+        result: what the search did in this view.
+        taken: ``(N,)`` bool, which images took the view.
     """
 
     view: int
     logits: Tensor
-    weight: Tensor | None
+    result: SearchResult
     taken: Tensor
-
-
-def _publish(ensemble: Ensemble, batch: BatchInference, taken: Tensor) -> SearchResult:
-    """Tell the ensemble's listeners what became of one view; of images without it, nothing did."""
-    result = batch.result()
-    ensemble.publish(replace(result, costs=result.costs * taken, bounds=result.bounds * taken))
-    return ensemble.last
 
 
 def _is_mean(aggregator: Aggregator) -> bool:

@@ -110,9 +110,18 @@ def row_reader(model: nn.Module, pixels: int) -> tuple[ReadRows, int]:
 
     Returns:
         The function, and the number of rows per image.
+
+    Raises:
+        MMDiscardError: if the model decides every class on its own (multi-label).
     """
     model = unwrap(model)
-    if not adapter_class(model).dense:
+    adapter = adapter_class(model)
+    if not adapter.dense:
+        if adapter.has_independent_classes(model):
+            raise MMDiscardError(
+                'mergers are fitted to exclusive classes, and this model decides every class on '
+                'its own (multi-label); use MeanMerger or EntropyMerger, which are not fitted'
+            )
         return image_row, 1
     head = model.decode_head
     head = head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade

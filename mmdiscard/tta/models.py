@@ -1,18 +1,20 @@
-"""TTA models: views of MM's `tta_pipeline`, merged with or without mmdiscard inside."""
+"""TTA models: the views of MM's `tta_pipeline`, merged, with or without mmdiscard inside."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+import torch
 from mmengine.model import BaseTTAModel
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
+from ..errors import MMDiscardError
+from ..models.adapters import adapter_class, unwrap
 from ..registry import MERGERS, MODELS, build
 from .joint_budget import JointBudget, ViewLogits
 from .view_output import (
     ViewOutput,
-    naming,
+    errors_name_view,
     read_classifier,
     read_segmentor,
     split_views,
@@ -21,18 +23,18 @@ from .view_output import (
 
 
 class DiscardTTA(BaseTTAModel):
-    """Merges the views of an image as they come. Subclasses say where a sample keeps them.
+    """Merges the views of an image, one after the other. Subclasses read and write samples.
 
     With `SubsamplingSearchHook` every view is itself merged from several states. Views that the
-    merger does not use are not computed, and of those that it does only running sums are kept.
+    merger does not use are not computed; of the others only sums are kept.
 
     Args:
         module: config of the model, or the model.
         data_preprocessor: as in MMEngine's `BaseTTAModel`.
-        merger: config of a merger; default the mean, which is what MM's own TTA models do.
-        joint: ``dict(cost=4.0)`` lets views and states compete for so many plain forwards per
-            image, see `mmdiscard.search.joint.JointSearch`; None to compute every view, with as
-            many states as the search says.
+        merger: config of a merger; default the mean, as in MM's own TTA models.
+        joint: ``dict(cost=4.0)`` divides so many plain forwards per image between views and
+            states, see `JointSearch`; None to compute every view, with as many states as the search
+            says.
 
     Raises:
         MMDiscardError: if the merger or ``joint`` cannot be used.
@@ -49,12 +51,17 @@ class DiscardTTA(BaseTTAModel):
         self.merger = build(MERGERS, merger or dict(type='MeanMerger'))
         self.joint = joint and JointBudget(joint, self.merger)
 
+    @property
+    def independent_classes(self) -> bool:
+        """Whether the model decides every class on its own (multi-label)."""
+        return False
+
     def test_step(self, data: Any) -> list[Any]:
         """Predict the views of a batch one by one and merge them, one sample per image.
 
         Raises:
-            MMDiscardError: if the merger was fitted to other views, or the model cannot predict
-                one.
+            MMDiscardError: if the merger does not fit the views or the model, or the model cannot
+                predict a view.
         """
         samples, merging = [], []
         for index, outputs in self.views(data):
@@ -69,25 +76,28 @@ class DiscardTTA(BaseTTAModel):
             for sample, image in zip(samples, merging, strict=True)
         ]
 
-    def views(self, data: Any) -> Iterator[tuple[int, list[ViewOutput]]]:
+    def views(self, data: Any) -> Iterator[tuple[int, list[ViewOutput | None]]]:
         """Predict the views that the merger uses, one at a time.
 
         Args:
             data: a batch as MM collates it.
 
         Yields:
-            The position of a view and what the model says of every image in it; None of an image
-            that did not take it (see ``joint``), though every image takes the first.
+            The position of a view and the outputs of the model for every image in it; None for an
+            image that did not take the view (see ``joint``), though every image takes the first.
+
+        Raises:
+            MMDiscardError: as `test_step`.
         """
         views = split_views(data)
         names = view_names(views)
-        self.merger.fit_to(names)
+        self.merger.prepare(names, self.independent_classes)
         if self.joint:
             yield from self._joint_views(views, names)
             return
         for index, view in enumerate(views):
             if self.merger.uses(index):
-                with naming(view, names[index]):
+                with errors_name_view(view, names[index]):
                     outputs = self.read(self.module, view, self.merger.joint)
                 yield index, outputs
 
@@ -98,45 +108,68 @@ class DiscardTTA(BaseTTAModel):
         for found in self.joint.logits(self.module, views, names):
 
             def predict(images: Tensor, context: Any, found: ViewLogits = found) -> Tensor:
-                ensemble.last = replace(ensemble.last, weight=found.weight)
+                ensemble.publish(found.result)
                 return found.logits
 
-            # MM's own pre- and post-processing, around logits that are there already.
+            # MM's own pre- and post-processing, around logits that are computed already.
             with ensemble.route(predict):
                 outputs = self.read(self.module, views[found.view], self.merger.joint)
             taken = found.taken.tolist()
             yield found.view, [o if own else None for o, own in zip(outputs, taken, strict=True)]
 
     def merge_preds(self, data_samples_list: Sequence[Sequence[Any]]) -> list[Any]:
-        """Not used: views are merged as they come."""
+        """Not used: views are merged one by one."""
         raise NotImplementedError
 
     @staticmethod
-    def read(model: nn.Module, view: Any, joint: bool) -> list[ViewOutput]:
-        """Predict one view."""
+    def read(model: nn.Module, view: Any, weighted: bool) -> list[ViewOutput]:
+        """Predict one view.
+
+        Args:
+            model: inside the TTA model.
+            view: as `split_views` returns it.
+            weighted: whether the weights of the states are wanted.
+        """
         raise NotImplementedError
 
     def merged(self, sample: Any, probabilities: Tensor) -> Any:
-        """A sample with the merged prediction, like ``sample`` of the first view."""
+        """A sample like ``sample`` of the first view, with the merged prediction."""
         raise NotImplementedError
 
 
 @MODELS.register_module()
 class DiscardClsTTA(DiscardTTA):
-    """TTA for MMPretrain classifiers."""
+    """TTA for MMPretrain classifiers, also multi-label ones."""
 
     read = staticmethod(read_classifier)
 
+    @property
+    def independent_classes(self) -> bool:
+        try:
+            model = unwrap(self.module)
+        except MMDiscardError:  # a model that cannot be attached to
+            return False
+        return adapter_class(model).has_independent_classes(model)
+
     def merged(self, sample: Any, probabilities: Tensor) -> Any:
-        return sample.new().set_pred_score(probabilities)
+        merged = sample.new().set_pred_score(probabilities)
+        return merged.set_pred_label(self._labels(probabilities))
+
+    def _labels(self, probabilities: Tensor) -> Tensor:
+        if not self.independent_classes:
+            return probabilities.argmax(0, keepdim=True)
+        head = unwrap(self.module).head
+        if head.thr is None:
+            return probabilities.topk(head.topk).indices
+        return torch.where(probabilities >= head.thr)[0]
 
 
 @MODELS.register_module()
 class DiscardSegTTA(DiscardTTA):
     """TTA for MMSegmentation segmentors.
 
-    The merged sample keeps probabilities in ``seg_logits``. For binary heads with one output
-    channel MM's samples hold probabilities already, and they are merged as they are.
+    ``seg_logits`` of the merged sample holds probabilities. MM's samples of a binary head with one
+    output channel hold probabilities already, which are merged as they are.
     """
 
     read = staticmethod(read_segmentor)
@@ -153,6 +186,6 @@ class DiscardSegTTA(DiscardTTA):
 
     def _labels(self, probabilities: Tensor) -> Tensor:
         if len(probabilities) > 1:
-            # The same as argmax, which is four times as slow along the first dimension.
+            # Same as argmax, which is four times slower along the first dimension.
             return probabilities.max(dim=0, keepdim=True).indices
         return (probabilities > self.module.decode_head.threshold).long()

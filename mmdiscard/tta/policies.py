@@ -1,7 +1,6 @@
-"""Policies: which views test-time augmentation takes, in which order.
+"""TTA policies: lists of views, those closest to the original image first.
 
-The two policies of the paper's comparison, with fixed magnitudes instead of drawn ones. The first
-views are those closest to the image as it is, so a budget takes the first so many.
+These are the two policies of the paper's comparison, with fixed magnitudes instead of random ones.
 """
 
 import random
@@ -21,13 +20,13 @@ GREY = 128
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at an image.
+    """One augmented view of an image.
 
     Attributes:
-        name: unlike any other of its policy.
+        name: unique in its policy.
         steps: configs of transforms.
-        undone: whether MM can undo it on a map of predictions (flips and scales, or nothing to
-            undo), so that segmentors can use it.
+        undone: whether segmentors can use it: MM can undo it on a map of predictions (flips and
+            scales), or there is nothing to undo (colours).
     """
 
     name: str
@@ -39,10 +38,10 @@ class Policy:
     """A list of views. Subclasses implement `all_views`.
 
     Args:
-        budget: how many views; None for all.
+        budget: number of views, the first ones; None for all.
 
     Raises:
-        MMDiscardError: if the budget is no whole number of at least 1.
+        MMDiscardError: if the budget is not a whole number of at least 1.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -55,17 +54,21 @@ class Policy:
         self.budget = budget
 
     def all_views(self, dense: bool) -> list[View]:
-        """Every view, closest to the image first."""
+        """All views, those closest to the original image first.
+
+        Args:
+            dense: whether the model is a segmentor.
+        """
         raise NotImplementedError
 
     def views(self, dense: bool = False) -> list[View]:
-        """The views of this budget.
+        """The first ``budget`` views.
 
         Args:
-            dense: only those that can be undone on maps.
+            dense: whether the model is a segmentor; then only views that can be undone on maps.
 
         Raises:
-            MMDiscardError: if there are not so many.
+            MMDiscardError: if there are fewer.
         """
         views = [view for view in self.all_views(dense) if view.undone or not dense]
         if self.budget is not None and self.budget > len(views):
@@ -89,16 +92,17 @@ FLIP = dict(type='mmcv.RandomFlip', prob=1.0, direction='horizontal')
 class StandardPolicy(Policy):
     """Scales x five crops x flip: 190 views, 95 without flips (38 and 19 for segmentors).
 
-    Scales run from 1 to 0.08 and 1.10, the closest to 1 first; of every scale the centre comes
-    first, then the corners; of every crop the mirror image comes second. Segmentors take scales and
-    flips, as a crop cannot be undone.
+    Scales go from 1 to 0.08 and 1.10, the closest to 1 first. Of every scale the centre crop comes
+    first, then the corners; every crop is followed by its mirror image. Segmentors take scales and
+    flips only, because a crop cannot be undone.
 
     Args:
         budget: see `Policy`.
         crop_size: ``(height, width)`` or one number for both, of the window that is cut out of the
-            scaled image; None for the size of the image before. Then all crops at scale 1 are the
-            image itself, and it is taken once: 182 views, or 91.
-        flips: whether a mirrored image shows the same. Of digits and letters it does not.
+            scaled image; None for the size of the unscaled image. Then all crops at scale 1 are the
+            image itself, which is taken once: 182 views, or 91.
+        flips: whether to add mirror images. Leave them out where a mirror image has another
+            meaning, as with digits and letters.
         pad_val: grey value, or one per channel as loaded (BGR), around images that are smaller than
             the window.
     """
@@ -139,12 +143,12 @@ class StandardPolicy(Policy):
 
 # --------------------------------------------------------------------------------------- expanded
 def _aug(kind: str, **settings: Any) -> Step:
-    """One of MMPretrain's augmentations, always applied."""
+    """An augmentation of MMPretrain, with probability 1."""
     return dict(type=f'mmpretrain.{kind}', prob=1.0, **settings)
 
 
 def _moving(kind: str, direction: str | None = None) -> Callable[[float], Step]:
-    """Both ways; what moves in is grey."""
+    """Geometric augmentation of either sign; what moves in is grey."""
     along = {} if direction is None else dict(direction=direction)
 
     def step(amount: float) -> Step:
@@ -163,18 +167,18 @@ CUT_CENTRES = tuple(product((0.3, 0.5, 0.7), repeat=2))
 
 
 def _graded(low: float, high: float, count: int = 10) -> list[float]:
-    """Evenly spaced, the smallest amount first."""
+    """Evenly spaced amounts, the smallest first."""
     step = (high - low) / (count - 1)
     return sorted((round(low + step * i, 4) for i in range(count)), key=lambda v: (abs(v), v))
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A transform at graded levels, mild ones first.
+    """A transform at several levels, mild ones first.
 
     Attributes:
         name: of the operation.
-        step: amount to transform.
+        step: function from an amount to the config of a transform.
         levels: amounts.
         undone: see `View`.
     """
@@ -185,7 +189,7 @@ class Operation:
     undone: bool = True
 
     def views(self) -> list[View]:
-        """One per level."""
+        """One view per level."""
         return [
             View(f'{self.name} {level:g}', (self.step(level),), self.undone)
             for level in self.levels
@@ -233,16 +237,16 @@ TOTAL = 200
 
 @POLICIES.register_module()
 class ExpandedPolicy(Policy):
-    """21 operations, 13 of them at graded levels, then pairs of these: 200 views.
+    """21 operations, 13 of them at several levels, then random pairs of these: 200 views.
 
-    The image as it is, flips, inversion, blur, smoothing, auto-contrast, equalization; posterize,
-    rotate, crop, solarize, contrast, saturation, brightness, sharpness, shear, translate and
-    cutout, mild levels first. Pairs are drawn once and for all. Segmentors take what can be undone.
+    The operations are identity, flips, inversion, blur, smoothing, auto-contrast and equalization;
+    posterize, rotate, crop, solarize, contrast, saturation, brightness, sharpness, shear, translate
+    and cutout, mild levels first. Segmentors take those that can be undone.
 
     Args:
         budget: see `Policy`.
-        flips: whether a mirrored image shows the same. Of digits and letters it does not.
-        seed: of the pairs.
+        flips: see `StandardPolicy`.
+        seed: of the pairs, which are the same for every image.
     """
 
     def __init__(self, budget: int | None = None, flips: bool = True, seed: int = 0) -> None:
@@ -255,10 +259,7 @@ class ExpandedPolicy(Policy):
         columns = [[view] for view in SINGLE] + [operation.views() for operation in GRADED]
         depth = max(map(len, columns))
         singles = [
-            column[level]
-            for level in range(depth)
-            for column in columns[: len(columns)]
-            if level < len(column)
+            column[level] for level in range(depth) for column in columns if level < len(column)
         ]
         singles = [view for view in singles if self._fits(view, dense)]
         pairs = list(combinations(singles[1:], 2))
@@ -275,7 +276,7 @@ def _flips(view: View) -> bool:
 
 
 def _both_flip(first: View, second: View) -> bool:
-    # MM keeps the direction of one flip alone, so it could not undo two.
+    # MM keeps the direction of one flip only, so it cannot undo two.
     return _flips(first) and _flips(second)
 
 

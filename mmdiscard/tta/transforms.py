@@ -1,4 +1,4 @@
-"""Transforms of test-time views that MM has not, and the one that makes all views of a policy."""
+"""Transforms for views of test-time augmentation, and one that makes all views of a policy."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from mmcv.transforms import BaseTransform, Compose
 from ..errors import MMDiscardError
 from ..registry import POLICIES, TRANSFORMS, build
 
-#: where a window lies: 0 top or left, 1 bottom or right
+#: (y, x) of a window: 0 is top or left, 1 bottom or right
 CORNERS = {
     'centre': (0.5, 0.5),
     'top left': (0.0, 0.0),
@@ -20,7 +20,7 @@ CORNERS = {
     'top right': (0.0, 1.0),
 }
 SIZE = 'view_size'  # size of the image before its views are made
-VIEW = 'view'
+VIEW = 'view'  # key of a sample's metainfo that holds the name of its view
 
 
 @TRANSFORMS.register_module()
@@ -29,13 +29,14 @@ class CornerCrop(BaseTransform):
 
     Args:
         corner: one of `CORNERS`.
-        size: ``(height, width)`` of the window; None for the size that the image had before its
-            view was made.
-        pad_val: grey value, or one per channel as loaded (BGR), that fills a window larger than the
-            image, which then lies in that corner of it; None to refuse such windows.
+        size: ``(height, width)`` of the window; None for the size of the image before its view was
+            made.
+        pad_val: grey value, or one per channel as loaded (BGR), of the padding where the window is
+            larger than the image, which then lies in that corner of the window; None to refuse
+            such windows.
 
     Raises:
-        MMDiscardError: if there is no such corner.
+        MMDiscardError: if the corner is unknown.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class CornerCrop(BaseTransform):
         self.pad_val = pad_val
 
     def transform(self, results: dict) -> dict:
-        """Cut ``results['img']``.
+        """Cut the window out of ``results['img']``.
 
         Raises:
             MMDiscardError: if the window is larger than the image and ``pad_val`` is None.
@@ -83,10 +84,10 @@ class CornerCrop(BaseTransform):
 
 @TRANSFORMS.register_module()
 class Zoom(BaseTransform):
-    """Cut a margin off every side and resize to the size there was.
+    """Cut a margin off every side and resize to the original size.
 
     Args:
-        margin: share of the shorter side, in 0..0.5.
+        margin: as a fraction of the shorter side, in 0..0.5.
     """
 
     def __init__(self, margin: float) -> None:
@@ -104,11 +105,11 @@ class Zoom(BaseTransform):
 
 @TRANSFORMS.register_module()
 class FixedCutout(BaseTransform):
-    """Paint a square over a fixed place.
+    """Paint a square at a fixed position.
 
     Args:
-        side: of the square, as a share of the shorter side of the image.
-        centre: (y, x) of its centre, as shares of height and width.
+        side: of the square, as a fraction of the shorter side of the image.
+        centre: (y, x) of its centre, as fractions of height and width.
         pad_val: grey value, or one per channel as loaded (BGR), of the square.
     """
 
@@ -137,19 +138,19 @@ class FixedCutout(BaseTransform):
 
 @TRANSFORMS.register_module()
 class TestTimePolicy(BaseTransform):
-    """All views of a policy, packed as MM's `TestTimeAug` packs its own, each with its name.
+    """All views of a policy, in the form that MM's `TestTimeAug` returns, each with its name.
 
     Args:
         policy: config of a policy.
-        pack: what comes after a view's own transforms: the packing step, for segmentors behind the
-            loading of annotations, which stay as they are.
-        dense: whether the model predicts maps, so that views have to be undone.
+        pack: steps after a view's own transforms: the packing step, for segmentors after the
+            loading of annotations, which are not augmented.
+        dense: whether the model is a segmentor, so that views have to be undone.
 
     Raises:
-        MMDiscardError: if the policy has not so many views.
+        MMDiscardError: if the policy has fewer views than its budget.
     """
 
-    __test__ = False  # its name is not that of a test
+    __test__ = False  # pytest would take it for a test
 
     def __init__(
         self,
@@ -171,7 +172,7 @@ class TestTimePolicy(BaseTransform):
         """Make every view: lists of ``inputs`` and ``data_samples``.
 
         Raises:
-            MMDiscardError: if one cannot be made; it is named.
+            MMDiscardError: names the view that cannot be made.
         """
         results[SIZE] = tuple(results['img'].shape[:2])
         packed = [self._make(name, copy.deepcopy(results)) for name in self.views]
@@ -181,7 +182,7 @@ class TestTimePolicy(BaseTransform):
         steps, pack = self.views[name]
         try:
             packed = pack(steps(results))
-        except Exception as error:  # whatever MM, OpenCV or Pillow have to say
+        except Exception as error:  # of MM, OpenCV or Pillow
             height, width = results[SIZE]
             raise MMDiscardError(
                 f'the view {name!r} of {results.get("img_path", "an image")} ({height} x {width}) '

@@ -1,8 +1,9 @@
-"""One view of test-time augmentation: through the model, and what comes out of it."""
+"""One view of a batch through the model: its logits, probabilities and weight."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,21 +11,22 @@ from torch import Tensor, nn
 
 from ..errors import MMDiscardError
 from ..models.ensemble import Ensemble, ensemble_of
+from ..models.results import SearchResult
+from .transforms import VIEW
 
-VIEW = 'view'  # the meta information under which a sample keeps the name of its view
 SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
 class ViewOutput:
-    """What the model says of one image in one view, flips and scales undone as MM does.
+    """Prediction for one image in one view, with flips and scales undone as MM does.
 
     Attributes:
         sample: the data sample that MM made.
-        probabilities: gives ``(K,)`` or ``(K, H, W)``.
-        logits: gives the same before the softmax (of a single channel: before the sigmoid).
-        weight: what the states inside the view weigh together, a number or ``(H, W)``; None if
-            there are none or nothing is known of them.
+        probabilities: function that returns ``(K,)`` or ``(K, H, W)``.
+        logits: function that returns the same before softmax or sigmoid.
+        weight: sum of the weights of the states of this view, a number or ``(H, W)``; None if
+            the weights do not say how sure predictions are, or no states are merged.
     """
 
     sample: Any
@@ -33,12 +35,12 @@ class ViewOutput:
     weight: Tensor | None = None
 
     def values(self, on: str) -> Tensor:
-        """``'probabilities'`` or ``'logits'``, whichever a merger merges."""
+        """``'probabilities'`` or ``'logits'``."""
         return getattr(self, on)()
 
 
 def split_views(data: Any) -> list[Any]:
-    """A batch as MM collates it, view by view, each as the model's `test_step` takes it."""
+    """The views of a batch that MM collated, each in the form that `test_step` takes."""
     if isinstance(data, dict):
         count = len(next(iter(data.values())))
         return [{key: values[view] for key, values in data.items()} for view in range(count)]
@@ -46,10 +48,9 @@ def split_views(data: Any) -> list[Any]:
 
 
 def view_names(views: Sequence[Any]) -> list[str]:
-    """A name for every view of a batch.
+    """Name of every view of a batch.
 
-    A pipeline with `TestTimePolicy` names its views; those of MM's `TestTimeAug` are called by
-    their position, with a word on flips.
+    `TestTimePolicy` names its views; those of MM's `TestTimeAug` are named by position and flip.
     """
     return [_name(index, _first_sample(view)) for index, view in enumerate(views)]
 
@@ -66,8 +67,8 @@ def _first_sample(view: Any) -> Any:
 
 
 @contextmanager
-def naming(view: Any, name: str) -> Iterator[None]:
-    """Say of which view and image it is that the model cannot predict it.
+def errors_name_view(view: Any, name: str) -> Iterator[None]:
+    """Turn what the model raises on a view into an error that names the view and the image.
 
     Raises:
         MMDiscardError: instead of what the model raises.
@@ -85,106 +86,127 @@ def naming(view: Any, name: str) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------ classifiers
-def read_classifier(model: nn.Module, view: Any, joint: bool = False) -> list[ViewOutput]:
-    """Predict one view of a batch.
+def read_classifier(model: nn.Module, view: Any, weighted: bool = False) -> list[ViewOutput]:
+    """Predict one view of a batch with a classifier of MMPretrain.
 
     Args:
-        model: a classifier of MMPretrain, attached or not.
-        view: as `split_views` gives it.
-        joint: whether the weight of the states is wanted.
+        model: the classifier, attached or not.
+        view: as `split_views` returns it.
+        weighted: whether the weights of the states are wanted.
+
+    Raises:
+        MMDiscardError: if the model does not give one score per class.
     """
-    ensemble = ensemble_of(model)
-    with _heard(getattr(model, 'head', None)) as heard:
+    ensemble = ensemble_of(model) if weighted else None
+    with _head_outputs(getattr(model, 'head', None)) as scores, _weights_of(ensemble) as weights:
         samples = model.test_step(view)
-    logits = heard[-1] if heard and len(heard[-1]) == len(samples) else None
-    weights = _weights(ensemble) if joint else None
+    if not all('pred_score' in sample for sample in samples):
+        raise MMDiscardError(
+            f'{type(model).__name__} does not give one score per class, so its views cannot be '
+            'merged'
+        )
+    logits = scores[-1] if scores and len(scores[-1]) == len(samples) else None
     return [
         ViewOutput(
             sample,
             lambda sample=sample: sample.pred_score,
-            # What gives no logits gives their logarithms, which differ by a constant.
+            # Without logits, their logarithms: these differ from logits by a constant.
             (lambda sample=sample: sample.pred_score.clamp(min=1e-38).log())
             if logits is None
             else (lambda index=index: logits[index]),
-            None if weights is None else weights[index].reshape(()),
+            weights[-1][index].reshape(()) if weights else None,
         )
         for index, sample in enumerate(samples)
     ]
 
 
 @contextmanager
-def _heard(head: nn.Module | None) -> Iterator[list[Tensor]]:
-    """What a head says; the last is what its post-processing gets."""
-    heard: list[Tensor] = []
-    if head is None:
-        yield heard
-        return
+def _head_outputs(head: nn.Module | None) -> Iterator[list[Tensor]]:
+    """The last scores ``(M, K)`` that a head gives in this thread, those MM post-processes."""
+    outputs: list[Tensor] = []
+    thread = threading.get_ident()
 
-    def listen(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 2:
-            heard[:] = [output]
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if threading.get_ident() == thread and isinstance(output, Tensor) and output.ndim == 2:
+            outputs[:] = [output]
 
-    handle = head.register_forward_hook(listen)
+    handle = None if head is None else head.register_forward_hook(keep)
     try:
-        yield heard
+        yield outputs
     finally:
-        handle.remove()
+        if handle is not None:
+            handle.remove()
 
 
-def _weights(ensemble: Ensemble | None) -> Tensor | None:
-    return None if ensemble is None else ensemble.last.weight
+@contextmanager
+def _weights_of(ensemble: Ensemble | None) -> Iterator[list[Tensor]]:
+    """Weights ``(N, 1, ...)`` of the states of every batch that is predicted in this thread."""
+    weights: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def keep(result: SearchResult) -> None:
+        if threading.get_ident() == thread and result.weight is not None:
+            weights.append(result.weight)
+
+    if ensemble is None:
+        yield weights
+        return
+    ensemble.listeners.append(keep)
+    try:
+        yield weights
+    finally:
+        ensemble.listeners.remove(keep)
 
 
 # ------------------------------------------------------------------------------------- segmentors
-def read_segmentor(model: nn.Module, view: Any, joint: bool = False) -> list[ViewOutput]:
-    """Predict one view of a batch with a segmentor of MMSegmentation; see `read_classifier`.
+def read_segmentor(model: nn.Module, view: Any, weighted: bool = False) -> list[ViewOutput]:
+    """Predict one view of a batch with a segmentor of MMSegmentation; see `read_classifier`."""
+    ensemble = ensemble_of(model) if weighted else None
+    if ensemble is None or not ensemble.pipeline.weighs_confidence:
+        return [_segmented(sample) for sample in model.test_step(view)]
+    segmentor = ensemble.adapter.model
+    with _weights_of(ensemble) as weights:
+        if segmentor.out_channels > 1:
+            samples = model.test_step(view)
+            logits = [sample.seg_logits.data for sample in samples]
+        else:  # samples hold probabilities, so keep the logits that they are made from
+            maps, samples = _inference(segmentor, view)
+            logits = [data[None] for data in _post_processed(segmentor, maps, samples)]
+            samples = segmentor.postprocess_result(maps, samples)
+    recorded = iter(weights)
 
-    The weights of states are maps, which have to be flipped, resized and put together from windows
-    as the logits are: they go the same way, as one more class.
-    """
-    ensemble = ensemble_of(model)
-    carries = joint and ensemble is not None and ensemble.aggregator.weighs_confidence
-    carries = carries and ensemble.budget > 1
-    with _weight_as_class(ensemble) if carries else _nothing():
-        samples = model.test_step(view)
-    return [_segmented(sample, carries) for sample in samples]
+    def next_weights(images: Tensor, context: Any) -> Tensor:
+        weight = next(recorded)
+        size = weight.shape[2:] if weight[0].numel() > 1 else images.shape[2:]
+        return weight.to(images).expand(-1, segmentor.out_channels, *size)
+
+    # MM puts the weights of windows together, flips and resizes them as it does with logits.
+    with ensemble.route(next_weights):
+        totals = _post_processed(segmentor, *_inference(segmentor, view))
+    return [
+        replace(_segmented(sample), logits=lambda own=own: own, weight=total.clamp(min=SMALLEST))
+        for sample, own, total in zip(samples, logits, totals, strict=True)
+    ]
 
 
-def _segmented(sample: Any, carries: bool) -> ViewOutput:
+def _segmented(sample: Any) -> ViewOutput:
     data = sample.seg_logits.data
-    if carries:
-        weight = data[-1].clamp(min=SMALLEST)
-        logits = data[:-1]
-        return ViewOutput(
-            sample,
-            lambda: logits.softmax(0) if len(logits) > 1 else logits.sigmoid(),
-            lambda: logits,
-            weight,
-        )
     if len(data) > 1:
         return ViewOutput(sample, lambda: data.softmax(0), lambda: data)
-    # Of a binary head MM's samples hold probabilities already.
+    # Samples of a binary head with one output channel hold probabilities already.
     return ViewOutput(sample, lambda: data, lambda: data.logit(SMALLEST))
 
 
-@contextmanager
-def _weight_as_class(ensemble: Ensemble) -> Iterator[None]:
-    """Let a segmentor put the weight of states behind its logits, as one more class."""
-    model = ensemble.adapter.model
-    predict, classes = model.encode_decode, model.out_channels
-
-    def encode_decode(inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        logits = predict(inputs, batch_img_metas)
-        weight = ensemble.last.weight.to(logits).expand(-1, 1, *logits.shape[2:])
-        return torch.cat([logits, weight], 1)
-
-    model.encode_decode, model.out_channels = encode_decode, classes + 1
-    try:
-        yield
-    finally:
-        model.encode_decode, model.out_channels = predict, classes
+def _inference(segmentor: nn.Module, view: Any) -> tuple[Tensor, list[Any]]:
+    """Maps ``(N, K, H, W)`` that MM's whole or slide inference puts together, and the samples."""
+    data = segmentor.data_preprocessor(view, False)
+    metas = [sample.metainfo for sample in data['data_samples']]
+    return segmentor.inference(data['inputs'], metas), data['data_samples']
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+def _post_processed(segmentor: nn.Module, maps: Tensor, samples: list[Any]) -> list[Tensor]:
+    """The first channel of ``maps`` for every image, unpadded, flipped back and resized by MM."""
+    # Two channels, because post-processing applies a sigmoid to a single one.
+    twice = maps[:, :1].expand(-1, 2, -1, -1)
+    done = segmentor.postprocess_result(twice, [sample.new() for sample in samples])
+    return [sample.seg_logits.data[0] for sample in done]

@@ -86,6 +86,7 @@ def test_images_are_searched_on_their_own(kind, aggregator):
     'settings, message',
     [
         (dict(joint=dict(states=4)), 'joint takes a cost, such as dict.cost=4.0.'),
+        (dict(joint=4.0), 'joint takes a cost, such as dict.cost=4.0.; got 4.0'),
         (dict(joint=dict(cost=0.5)), 'at least 1, got 0.5'),
         (dict(joint=dict(price=2)), 'budget takes'),
         (

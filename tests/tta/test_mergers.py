@@ -145,12 +145,12 @@ def test_order_of_views_changes_nothing(merger):
     views = golden('logits').permute(1, 2, 0)
     if merger.on == 'probabilities':
         views = views.softmax(1)
-    merger.fit_to(NAMES)
+    merger.prepare(NAMES)
     before = merger.merge(views)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1)).tolist()
-    merger.fit_to([NAMES[i] for i in order])
+    merger.prepare([NAMES[i] for i in order])
     after = merger.merge(views[order])
-    merger.fit_to(NAMES)
+    merger.prepare(NAMES)
     torch.testing.assert_close(after, before)
 
 
@@ -293,9 +293,9 @@ def test_impossible_coefficients_are_refused(coefficients):
 def test_other_views_are_refused():
     merger = fitted(GPSMerger, indices=[1])
     with pytest.raises(MMDiscardError, match='12 views, and tta_pipeline has 11; it misses view 9'):
-        merger.fit_to([name for name in NAMES if name != 'view 9'])
+        merger.prepare([name for name in NAMES if name != 'view 9'])
     with pytest.raises(MMDiscardError, match='knows nothing of new; it misses view 11; fit it'):
-        merger.fit_to([*NAMES[:-1], 'new'])
+        merger.prepare([*NAMES[:-1], 'new'])
 
 
 def test_other_classes_are_refused():

@@ -1,8 +1,14 @@
 """The TTA models against MM's own, and with an ensemble inside."""
 
+import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import product
+
 import pytest
 import torch
 from mmpretrain.models import AverageClsScoreTTA
+from mmpretrain.structures import MultiTaskDataSample
 from mmseg.models import SegTTAModel
 from small_models import (
     FCN_HEAD,
@@ -13,14 +19,17 @@ from small_models import (
     seg_samples,
     segmentor,
 )
+from torch.nn import functional as F
 
 import mmdiscard
 from mmdiscard import MMDiscardError
 from mmdiscard.tta import DiscardClsTTA, DiscardSegTTA
+from mmdiscard.tta.labelled_views import row_reader
 from mmdiscard.tta.mergers.fitted import MergerFile
-from mmdiscard.tta.view_output import split_views
+from mmdiscard.tta.view_output import read_segmentor, split_views
 
 BINARY = FCN_HEAD | dict(num_classes=2, out_channels=1, threshold=0.3)
+MULTI_LABEL = dict(type='MultiLabelLinearClsHead', num_classes=7, in_channels=32)
 MERGERS = ['MeanMerger', 'EntropyMerger']
 SLIDE = dict(mode='slide', crop_size=(48, 48), stride=(32, 32))
 
@@ -227,10 +236,14 @@ FIXED = dict(type='FixedStates', states=[[0, 0], [1, 0], [0, 3], [2, 1]])
 
 def pairs(model, view):
     """Logits of every state of a view, with entropy weights: brute force."""
-    data = model.data_preprocessor(view)
+    return pairs_of(model, model.data_preprocessor(view)['inputs'])
+
+
+def pairs_of(model, inputs):
     with mmdiscard.attach(model, dict(groups=[-2, -1]), FIXED, ENTROPY) as ensemble:
-        logits = ensemble.evaluate(data['inputs'], torch.tensor(FIXED['states'])).logits.double()
-    p = logits.softmax(2)
+        logits = ensemble.evaluate(inputs, torch.tensor(FIXED['states'])).logits.double()
+    two = torch.cat([logits, torch.zeros_like(logits)], 2)  # a single channel is a binary decision
+    p = (logits if logits.shape[2] > 1 else two).softmax(2)
     entropy = torch.special.entr(p).sum(2) / torch.tensor(float(p.shape[2])).log()
     return logits, (1 - entropy).unsqueeze(2)
 
@@ -270,13 +283,34 @@ def test_weights_of_pixels_go_the_way_of_their_logits():
 
 
 @torch.no_grad()
-def test_weights_of_pixels_are_put_together_from_windows():
-    tta = DiscardSegTTA(segmentor(test_cfg=SLIDE), merger=dict(type='EntropyMerger'))
-    with mmdiscard.attach(tta, dict(groups=[-2, -1]), FIXED, ENTROPY):
-        for sample in tta.test_step(seg_views()):
-            total = sample.seg_logits.data.sum(0)
-            torch.testing.assert_close(total, torch.ones_like(total))
-            assert sample.pred_sem_seg.data.max() < 5
+@pytest.mark.parametrize('head', [FCN_HEAD, BINARY], ids=['classes', 'binary'])
+@pytest.mark.parametrize('windows', [None, (0, 16)], ids=['whole', 'slide'])
+def test_weights_of_pixels_are_post_processed_as_logits_are(windows, head):
+    model = segmentor(head=head, test_cfg=SLIDE if windows else dict(mode='whole'))
+    model.decode_head.conv_seg.weight.data *= 0.05  # so that no pixel is certain
+    turned = dict(flip=True, flip_direction='horizontal')
+    samples = seg_samples(2, ori_shape=(40, 90), padding_size=[0, 4, 0, 8], **turned)
+    view = dict(inputs=pixels(1)[0], data_samples=samples)
+    inputs = model.data_preprocessor(view)['inputs']
+    total, count = torch.zeros(2, 1, 64, 64, dtype=torch.double), torch.zeros(64, 64)
+    for top, left in product(windows or [0], repeat=2):
+        size = 48 if windows else 64
+        window = (..., slice(top, top + size), slice(left, left + size))
+        total[window] += pairs_of(model, inputs[window])[1].sum(1)
+        count[window] += 1
+    maps = (total / count)[:, :, :-8, :-4].flip(-1)
+    expected = F.interpolate(maps, (40, 90), mode='bilinear')[:, 0]
+    assert expected.std() > 0.01
+    with mmdiscard.attach(model, dict(groups=[-2, -1]), FIXED, ENTROPY):
+        outputs = read_segmentor(model, view, weighted=True)
+        plain = model.test_step(view)
+    found = torch.stack([output.weight for output in outputs])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+    for output, sample in zip(outputs, plain, strict=True):
+        assert torch.equal(output.sample.pred_sem_seg.data, sample.pred_sem_seg.data)
+        probabilities = sample.seg_logits.data
+        probabilities = probabilities.softmax(0) if len(probabilities) > 1 else probabilities
+        assert torch.equal(output.probabilities(), probabilities)
 
 
 @torch.no_grad()
@@ -286,3 +320,122 @@ def test_one_state_alone_leaves_views_to_their_own_weights():
     one = dict(type='GreedySearch', budget=1)
     with mmdiscard.attach(tta, dict(groups='all'), one, ENTROPY):
         assert torch.equal(cls_result(tta), plain)
+
+
+# ------------------------------------------------------------------------------ multi-label heads
+def multi_label(**head):
+    model = classifier(head=MULTI_LABEL | head)
+    model.head.fc.weight.data *= 0.05  # so that no class is certain
+    return model
+
+
+def scores_of(model):
+    """Logits ``(V, N, K)`` of a plain model."""
+    views = split_views(cls_views())
+    inputs = [model.data_preprocessor(view, False)['inputs'] for view in views]
+    return torch.stack([model(images, mode='tensor') for images in inputs])
+
+
+def binary_entropy(p):
+    """Mean over classes, 1 at most."""
+    entropy = torch.special.entr(p) + torch.special.entr(1 - p)
+    return entropy.mean(2, keepdim=True) / math.log(2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('attached', [False, True], ids=['plain', 'one state'])
+@pytest.mark.parametrize('head', [dict(thr=0.45), dict(topk=2)], ids=['threshold', 'top k'])
+def test_multi_label_probabilities_are_averaged(head, attached):
+    model = multi_label(**head)
+    expected = scores_of(model).sigmoid().mean(0)
+    tta = DiscardClsTTA(model)
+    one = dict(type='GreedySearch', budget=1)
+    with mmdiscard.attach(tta, dict(groups='all'), one) if attached else nullcontext():
+        samples = tta.test_step(cls_views())
+    for sample, scores in zip(samples, expected, strict=True):
+        torch.testing.assert_close(sample.pred_score, scores)
+        found = sorted(sample.pred_label.tolist())
+        if 'thr' in head:
+            assert found == (scores >= 0.45).nonzero().flatten().tolist()
+        else:
+            assert found == sorted(scores.topk(2).indices.tolist())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('on', ['probabilities', 'logits'])
+def test_multi_label_views_are_weighted_by_binary_entropies(on):
+    model = multi_label()
+    logits = scores_of(model).double()
+    p = logits.sigmoid()
+    entropy = (torch.special.entr(p) + torch.special.entr(1 - p)).mean(2, keepdim=True) / math.log(
+        2
+    )
+    values = p if on == 'probabilities' else logits
+    merged = ((1 - entropy) * values).sum(0) / (1 - entropy).sum(0)
+    expected = merged if on == 'probabilities' else merged.sigmoid()
+    found = cls_result(DiscardClsTTA(model, merger=dict(type='EntropyMerger', on=on)))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_multi_label_states_and_views_are_one_average():
+    model = multi_label()
+    logits, weights = [], []
+    for view in split_views(cls_views()):
+        inputs = model.data_preprocessor(view)['inputs']
+        with mmdiscard.attach(model, dict(groups=[-2, -1]), FIXED, ENTROPY) as ensemble:
+            states = torch.tensor(FIXED['states'])
+            logits.append(ensemble.evaluate(inputs, states).logits.double())
+        weights.append(1 - binary_entropy(logits[-1].sigmoid()))
+    logits, weights = torch.cat(logits, 1), torch.cat(weights, 1)
+    expected = ((weights * logits).sum(1) / weights.sum(1)).sigmoid()
+    tta = DiscardClsTTA(model, merger=dict(type='EntropyMerger', on='logits'))
+    with mmdiscard.attach(model, dict(groups=[-2, -1]), FIXED, ENTROPY):
+        found = cls_result(tta)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('merger', ['MaxMerger', *FILES])
+def test_mergers_of_exclusive_classes_refuse_multi_label_models(merger):
+    config = fitted(merger) if merger in FILES else dict(type=merger)
+    message = f'{merger} .* decides every class on its own .multi-label.; use MeanMerger or'
+    with pytest.raises(MMDiscardError, match=message):
+        DiscardClsTTA(multi_label(), merger=config).test_step(cls_views())
+    with pytest.raises(MMDiscardError, match='mergers are fitted to exclusive classes'):
+        row_reader(multi_label(), pixels=1)
+
+
+@torch.no_grad()
+def test_models_without_one_score_per_class_are_refused():
+    heads = {name: dict(type='LinearClsHead', num_classes=3) for name in ('shape', 'colour')}
+    model = classifier(head=dict(type='MultiTaskHead', task_heads=heads, in_channels=32))
+    data = dict(inputs=pixels(1), data_samples=[[MultiTaskDataSample() for _ in range(2)]])
+    with pytest.raises(MMDiscardError, match='does not give one score per class'):
+        DiscardClsTTA(model).test_step(data)
+
+
+# ----------------------------------------------------------------------------------------- threads
+@torch.no_grad()
+@pytest.mark.parametrize('kind', ['classifier', 'segmentor'])
+def test_threads_do_not_disturb_each_other(kind):
+    make, tta, views, field = {
+        'classifier': (classifier, DiscardClsTTA, cls_views, lambda s: s.pred_score),
+        'segmentor': (segmentor, DiscardSegTTA, seg_views, lambda s: s.seg_logits.data),
+    }[kind]
+    tta = tta(make(), merger=dict(type='EntropyMerger', on='logits'))
+
+    @torch.no_grad()
+    def result(images):
+        data = views()
+        data['inputs'] = [view[:images] for view in data['inputs']]
+        data['data_samples'] = [view[:images] for view in data['data_samples']]
+        return torch.stack([field(sample) for sample in tta.test_step(data)])
+
+    counts = [1, 2, 2, 1, 1, 2, 1, 2]
+    with mmdiscard.attach(tta, dict(groups=[-2, -1]), FIXED, ENTROPY):
+        expected = [result(count) for count in counts]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(result, counts))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)

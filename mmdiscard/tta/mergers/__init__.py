@@ -1,4 +1,4 @@
-"""Merging the views of test-time augmentation, view by view."""
+"""Mergers of the views of test-time augmentation."""
 
 from .base import Merger, Merging
 from .fitted import AugTTAMerger, ClassTTAMerger, FittedMerger, GPSMerger

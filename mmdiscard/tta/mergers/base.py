@@ -1,35 +1,22 @@
-"""What merges views: begin, add them one by one, ask for the result.
+"""Mergers: views are added one by one to a running mean.
 
-Values are ``(K, ...)``: classes first, then whatever places there are (none for one classified
-image, rows and columns for a segmented one, images where many are merged at once). Only running
-sums are kept, so memory does not grow with the number of views.
+Values are ``(K, ...)``: classes first, then positions (none for a classified image, rows and
+columns for a segmented one, images where many are merged at once). Only sums are kept, so that
+memory does not grow with the number of views.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ...errors import MMDiscardError
 
-
-def _probabilities(merged: Tensor) -> Tensor:
-    return merged
-
-
-def _softmax(merged: Tensor) -> Tensor:
-    return merged.softmax(0) if len(merged) > 1 else merged.sigmoid()
-
-
-#: what can be merged, and how the result becomes probabilities
-INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    'probabilities': _probabilities,
-    'logits': _softmax,
-}
+INPUTS = ('probabilities', 'logits')
 
 
 class Merging:
-    """A weighted mean on its way; kept in the precision of the first view."""
+    """Running weighted mean of the views of one image, in the precision of the first view."""
 
     def __init__(self, merger: 'Merger') -> None:
         self._merger = merger
@@ -37,13 +24,13 @@ class Merging:
         self._weights: Tensor | float = 0.0
 
     def add(self, view: int, values: Tensor, weight: Tensor | None = None) -> None:
-        """Take in one view.
+        """Add one view.
 
         Args:
             view: its position in the pipeline, from 0.
             values: ``(K, ...)``, probabilities or logits as the merger asks (``on``).
-            weight: ``(...)`` or a number, what the states inside this view weigh together; None if
-                nothing is known of them. See `EntropyMerger`.
+            weight: ``(...)`` or a number, sum of the weights of the states inside this view; None
+                if it is not known. See `EntropyMerger`.
         """
         own = self._merger.weight(view, values, weight)
         weighted = own * values
@@ -54,7 +41,7 @@ class Merging:
         """The merged values ``(K, ...)``.
 
         Raises:
-            MMDiscardError: if no view was taken in.
+            MMDiscardError: if no view was added.
         """
         if self._sum is None:
             raise MMDiscardError('there is no view to merge')
@@ -71,8 +58,10 @@ class Merger:
         MMDiscardError: if ``on`` is neither.
     """
 
-    #: whether the weight that the states inside a view have together is of use
+    #: whether the merger uses the weights of the states inside a view
     joint = False
+    #: whether classes are independent decisions (sigmoid, multi-label) instead of exclusive ones
+    independent_classes = False
 
     def __init__(self, on: str = 'probabilities') -> None:
         if on not in INPUTS:
@@ -81,32 +70,47 @@ class Merger:
             )
         self.on = on
 
-    def fit_to(self, names: Sequence[str]) -> None:
-        """Learn the names of the views of the pipeline, in its order.
+    def prepare(self, names: Sequence[str], independent_classes: bool = False) -> None:
+        """Check the merger against the pipeline and the model. Subclasses begin with this.
+
+        Args:
+            names: of the views of the pipeline, in its order.
+            independent_classes: whether the model decides every class on its own.
 
         Raises:
-            MMDiscardError: if this merger was fitted to others.
+            MMDiscardError: if the merger was fitted to other views, or needs exclusive classes.
         """
+        self.independent_classes = independent_classes
 
     def uses(self, view: int) -> bool:
         """Whether the view has to be computed at all."""
         return True
 
     def begin(self) -> Merging:
-        """Begin an image."""
+        """Begin to merge the views of one image."""
         return Merging(self)
 
     def weight(self, view: int, values: Tensor, weight: Tensor | None) -> Tensor | float:
-        """Weight of a view: a number, ``(...)`` for each place, or ``(K, ...)``."""
+        """Weight of a view: a number, ``(...)`` for each position, or ``(K, ...)``.
+
+        Args:
+            view: its position in the pipeline.
+            values: ``(K, ...)``.
+            weight: see `Merging.add`.
+        """
         raise NotImplementedError
 
     def normalize(self, total: Tensor, weights: Tensor | float) -> Tensor:
-        """The merged values of a weighted sum and the sum of weights."""
+        """Merged values from the weighted sum and the sum of the weights."""
         return total / weights
 
     def probabilities(self, merged: Tensor) -> Tensor:
-        """Merged values as probabilities ``(K, ...)``."""
-        return INPUTS[self.on](merged)
+        """Probabilities ``(K, ...)`` of merged values, or of those of one view."""
+        if self.on == 'probabilities':
+            return merged
+        if self.independent_classes or len(merged) == 1:
+            return merged.sigmoid()
+        return merged.softmax(0)
 
     def merge(self, views: Iterable[Tensor]) -> Tensor:
         """Merge all views of a pipeline at once, each ``(K, ...)``."""
@@ -118,5 +122,5 @@ class Merger:
 
 
 def per_class(coefficients: Tensor, values: Tensor) -> Tensor:
-    """``(K,)`` so that it multiplies ``(K, ...)``."""
+    """``(K,)`` in a shape that multiplies ``(K, ...)``."""
     return torch.as_tensor(coefficients).to(values).view(-1, *[1] * (values.ndim - 1))

@@ -88,7 +88,13 @@ class FittedMerger(Merger):
         """
         raise NotImplementedError
 
-    def fit_to(self, names: Sequence[str]) -> None:
+    def prepare(self, names: Sequence[str], independent_classes: bool = False) -> None:
+        super().prepare(names, independent_classes)
+        if independent_classes:
+            raise MMDiscardError(
+                f'{type(self).__name__} is fitted to exclusive classes, and this model decides '
+                'every class on its own (multi-label); use MeanMerger or EntropyMerger'
+            )
         known, given = set(self.file.views), set(names)
         if len(given) < len(names) or known != given:
             raise MMDiscardError(

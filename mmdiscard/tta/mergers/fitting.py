@@ -1,4 +1,4 @@
-"""Learning the parameters of mergers from logits that every view gave on known images."""
+"""Fits the parameters of mergers to the logits of all views of labelled images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +9,19 @@ from torch.nn import functional as F
 
 from ...errors import MMDiscardError
 
-HELD_OUT = 5  # every fifth image chooses the epoch
+HELD_OUT = 5  # every fifth row is held out to choose the epoch
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Temperature that calibrates logits ``(N, K)``, by maximum likelihood.
 
-    As in the implementation that the published figures come from: 50 steps of LBFGS at rate 0.01,
-    from 1. That is short of the optimum where it lies far from 1, and where it leaves the positive
-    numbers or makes things worse, as it can, the optimum itself is taken.
+    As in the implementation behind the published figures: 50 steps of LBFGS with learning rate
+    0.01, from 1. These steps end before an optimum that lies far from 1. Where they end at a
+    negative number or a lower likelihood, the optimum itself is returned.
+
+    Args:
+        logits: ``(N, K)``.
+        labels: ``(N,)`` long.
     """
     temperature = torch.ones((), requires_grad=True)
     _minimize([temperature], lambda: F.cross_entropy(logits / temperature, labels), lr=0.01)
@@ -51,21 +55,21 @@ def _calibration(logits: Tensor, labels: Tensor, temperature: float) -> float:
 
 
 def fit_gps(logits: Tensor, labels: Tensor, count: int = 3, likelihood: bool = False) -> dict:
-    """Choose views greedily: each time the one with which the mean prediction is best.
+    """Greedy policy search (Lyzhov et al., UAI 2020): add the view that helps the mean most.
 
     Args:
-        logits: ``(N, V, K)``; the first view calibrates.
+        logits: ``(N, V, K)``; the temperature is fitted to the first view.
         labels: ``(N,)`` long.
-        count: how many views to choose.
-        likelihood: judge by the likelihood of the mean of calibrated probabilities (Lyzhov et al.).
-            The default, which the published figures come from, puts these probabilities through a
-            cross-entropy that expects logits, so that it weighs differences less.
+        count: number of views to choose; a view can be chosen once.
+        likelihood: judge by the likelihood of the mean of calibrated probabilities, as in the
+            paper. The default is the implementation behind the published figures, which passes
+            these probabilities to a cross-entropy that expects logits.
 
     Returns:
         ``indices`` and ``temperature``.
 
     Raises:
-        MMDiscardError: if there are fewer views than asked for.
+        MMDiscardError: if there are fewer views than ``count``, or as `check_logits`.
     """
     check_logits(logits, labels)
     num_views = logits.shape[1]
@@ -88,16 +92,19 @@ def fit_gps(logits: Tensor, labels: Tensor, count: int = 3, likelihood: bool = F
 
 
 def fit_augtta(logits: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) -> dict:
-    """Learn one weight per view (Shanmugam et al.).
+    """Fit one weight per view (Shanmugam et al., ICCV 2021).
 
     Args:
         logits: ``(N, V, K)``.
         labels: ``(N,)`` long.
-        seed: of the order of images.
-        epochs: passes over them.
+        seed: of the order of rows.
+        epochs: passes over the rows.
 
     Returns:
         ``coefficients``, V numbers of at least 0.
+
+    Raises:
+        MMDiscardError: as `check_logits`.
     """
     start = torch.full((logits.shape[1], 1), 1 / logits.shape[1])
 
@@ -108,10 +115,19 @@ def fit_augtta(logits: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) 
 
 
 def fit_classtta(logits: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) -> dict:
-    """Learn one weight per view and class; arguments as for `fit_augtta`.
+    """Fit one weight per view and class (Shanmugam et al., ICCV 2021).
+
+    Args:
+        logits: ``(N, V, K)``.
+        labels: ``(N,)`` long.
+        seed: of the order of rows.
+        epochs: passes over the rows.
 
     Returns:
         ``coefficients``, V lists of K numbers of at least 0.
+
+    Raises:
+        MMDiscardError: as `check_logits`.
     """
     start = torch.full(logits.shape[1:], 1 / logits.shape[1])
 
@@ -121,15 +137,15 @@ def fit_classtta(logits: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30
     return dict(coefficients=_descend(start, merge, logits, labels, seed, epochs).tolist())
 
 
-#: name of a merger's class -> how it is fitted
+#: class name of a merger -> function that fits its parameters
 FITS = {'GPSMerger': fit_gps, 'AugTTAMerger': fit_augtta, 'ClassTTAMerger': fit_classtta}
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:
-    """Check that logits ``(N, V, K)`` and labels ``(N,)`` can be fitted to.
+    """Check that a merger can be fitted to logits ``(N, V, K)`` and labels ``(N,)``.
 
     Raises:
-        MMDiscardError: if there are too few, or numbers that are none.
+        MMDiscardError: if there are too few rows, or logits that are NaN or infinite.
     """
     if len(labels) < HELD_OUT:
         raise MMDiscardError(f'{len(labels)} labelled images or pixels are too few to fit a merger')
@@ -138,7 +154,7 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
 
 
 def _descend(start, merge, logits, labels, seed: int, epochs: int) -> Tensor:
-    """Stochastic gradient descent; of all epochs, the weights that suit held-out images best."""
+    """Stochastic gradient descent; returns the weights of the epoch with the best held-out loss."""
     check_logits(logits, labels)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
