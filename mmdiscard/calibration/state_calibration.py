@@ -127,4 +127,4 @@ class StateCalibration:
     def _run(self) -> dict[str, Any]:
         """Everything that a finished round depends on, as read back from JSON."""
         run = dict(fingerprint=self.ensemble.fingerprint.to_dict(), notes=self.notes)
-        return json.loads(json.dumps(run))
+        return json.loads(json.dumps(run, default=str))

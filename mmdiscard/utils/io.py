@@ -34,7 +34,7 @@ def write_text(path: str | PathLike, text: str) -> None:
 
 
 def write_json(path: str | PathLike, content: Mapping[str, Any], compact: bool = False) -> None:
-    """Write JSON atomically.
+    """Write JSON atomically; what JSON has no type for, such as a class, is written as its `str`.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -42,7 +42,7 @@ def write_json(path: str | PathLike, content: Mapping[str, Any], compact: bool =
         compact: on one line, for large files; otherwise indented, with lists of numbers or words
             on one line.
     """
-    text = json.dumps(content, indent=None if compact else 2)
+    text = json.dumps(content, indent=None if compact else 2, default=str)
     if not compact:
         text = LIST_OF_SCALARS.sub(lambda found: f'[{LINE_BREAK.sub(", ", found[1])}]', text)
     write_text(path, text + '\n')

@@ -1,4 +1,4 @@
-"""Each trial equals a prediction that really uses those states."""
+"""Merging with each candidate equals a prediction that uses those states."""
 
 import pytest
 import torch

@@ -20,6 +20,11 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
     assert path.read_text() == 'first' and list(path.parent.iterdir()) == [path]
 
 
+def test_what_json_has_no_type_for_is_written_as_text(tmp_path):
+    write_json(tmp_path / 'file.json', dict(path=tmp_path, kind=int))
+    assert read_json(tmp_path / 'file.json') == dict(path=str(tmp_path), kind=str(int))
+
+
 @pytest.mark.parametrize('compact', [False, True])
 def test_json_is_read_as_it_was_written(tmp_path, compact):
     content = {'states': [[0, 1], [2, 3]], 'words': ['a', 'b, c'], 'cost': 1.5, 'more': {'x': []}}
