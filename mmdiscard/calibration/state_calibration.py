@@ -1,6 +1,5 @@
 """One fixed set of states for a model, chosen on labelled images."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader
 from ..engine.load_runner import preprocessed
 from ..models import Ensemble
 from ..search import write_states
-from ..utils import Progress, read_json, report, write_json
+from ..utils import Progress, as_json, read_json, report, write_json
 from .candidates import merged_with_each
 from .forward_selection import ForwardSelection, Step
 from .labels import LABELS
@@ -126,5 +125,4 @@ class StateCalibration:
 
     def _run(self) -> dict[str, Any]:
         """Everything that a finished round depends on, as read back from JSON."""
-        run = dict(fingerprint=self.ensemble.fingerprint.to_dict(), notes=self.notes)
-        return json.loads(json.dumps(run, default=str))
+        return as_json(dict(fingerprint=self.ensemble.fingerprint.to_dict(), notes=self.notes))

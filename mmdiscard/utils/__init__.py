@@ -1,7 +1,7 @@
 """Helpers that several parts share: files, data sets, progress."""
 
 from .datasets import MIXING, REPEATING, draw, innermost_datasets, without_wrappers
-from .io import read_json, write_atomically, write_json, write_text
+from .io import as_json, read_json, write_atomically, write_json, write_text
 from .json_format import JsonFormat
 from .progress import Progress, report
 
@@ -10,6 +10,7 @@ __all__ = [
     'MIXING',
     'REPEATING',
     'Progress',
+    'as_json',
     'draw',
     'innermost_datasets',
     'read_json',

@@ -48,6 +48,11 @@ def write_json(path: str | PathLike, content: Mapping[str, Any], compact: bool =
     write_text(path, text + '\n')
 
 
+def as_json(content: Any) -> Any:
+    """Content as it would be read back after `write_json`, to compare it with what was read."""
+    return json.loads(json.dumps(content, default=str))
+
+
 def read_json(path: str | PathLike) -> Any:
     """Content of a JSON file.
 

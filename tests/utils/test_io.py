@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmdiscard.utils import read_json, write_atomically, write_json
+from mmdiscard.utils import as_json, read_json, write_atomically, write_json
 
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
@@ -21,8 +21,10 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
 
 
 def test_what_json_has_no_type_for_is_written_as_text(tmp_path):
-    write_json(tmp_path / 'file.json', dict(path=tmp_path, kind=int))
-    assert read_json(tmp_path / 'file.json') == dict(path=str(tmp_path), kind=str(int))
+    content = dict(path=tmp_path, kind=int, pair=(1, 2))
+    write_json(tmp_path / 'file.json', content)
+    found = read_json(tmp_path / 'file.json')
+    assert found == as_json(content) == dict(path=str(tmp_path), kind=str(int), pair=[1, 2])
 
 
 @pytest.mark.parametrize('compact', [False, True])
