@@ -20,7 +20,7 @@ from mmdiscard import MMDiscardError
 from mmdiscard.engine import cli
 
 ROOT = Path(__file__).parents[2]
-IMAGES = 50
+IMAGES = 26
 CONFIG = """
 custom_imports = dict(imports=['mmdiscard'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
@@ -53,7 +53,7 @@ custom_hooks = [
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Fifty images, which neither two processes times four nor three divide evenly."""
+    """Images in a number that neither two processes times four nor three divide evenly."""
     root = tmp_path_factory.mktemp('data')
     random = np.random.RandomState(0)
     for index in range(IMAGES):

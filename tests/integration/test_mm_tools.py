@@ -44,40 +44,42 @@ def case(request, tmp_path_factory):
         return folder / f'{name}.py'
 
     configs = {
-        'plain': (write('plain', plain), ''),
         'hook': (write('hook', searched), ''),
         "hook and MM's TTA": (write('mm_tta', searched, tta_model=dict(type=mm_tta)), '--tta'),
         "mmdiscard's TTA": (write('discard_tta', searched), '--tta'),
     }
-    checkpoint = write_checkpoint(Config.fromfile(folder / 'plain.py'), folder / 'model.pth')
+    checkpoint = write_checkpoint(Config.fromfile(CONFIGS / f'{plain}.py'), folder / 'model.pth')
     return package, configs, checkpoint, folder, metric
 
 
 def run(tool: Path, config: Path, checkpoint: Path, flags: str, folder: Path) -> tuple[dict, str]:
-    """Metrics and output of a test tool."""
+    """Metrics and output of a test tool; the same command runs once."""
     work_dir = folder / f'{config.stem}_{tool.parent.parent.name}'
-    command = [sys.executable, str(tool), str(config), str(checkpoint), *flags.split()]
-    command += ['--work-dir', str(work_dir)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {'OMP_NUM_THREADS': '1'},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    output = work_dir / 'output.txt'
+    if not output.is_file():
+        command = [sys.executable, str(tool), str(config), str(checkpoint), *flags.split()]
+        command += ['--work-dir', str(work_dir)]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=os.environ | {'OMP_NUM_THREADS': '1'},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        output.write_text(done.stdout + done.stderr)
     logged = next(path for path in work_dir.glob('*/*.json') if path.stem[:2] == '20')
-    return json.loads(logged.read_text().splitlines()[-1]), done.stdout + done.stderr
+    return json.loads(logged.read_text().splitlines()[-1]), output.read_text()
 
 
-@pytest.mark.parametrize('way', ['plain', 'hook', "hook and MM's TTA", "mmdiscard's TTA"])
+@pytest.mark.parametrize('way', ['hook', "hook and MM's TTA", "mmdiscard's TTA"])
 def test_mm_test_tool_unmodified(case, way):
     package, configs, checkpoint, folder, metric = case
     config, flags = configs[way]
     metrics, output = run(own_tool(package), config, checkpoint, flags, folder)
     assert 0 <= metrics[metric] <= 100
-    assert ('mmdiscard summary' in output) == (way != 'plain')
+    assert 'mmdiscard summary' in output
 
 
 def test_both_tools_give_the_same_metrics(case):

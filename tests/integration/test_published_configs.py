@@ -2,8 +2,6 @@
 
 import functools
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,7 @@ PLAIN_NAMES = [name for name in PUBLISHED if not name.endswith('_tta')]
 RESNET = 'imagenet/resnet18_greedy-b10_8xb32_in1k'
 SEGFORMER = 'cityscapes/segformer_mit-b0_spread-b4_8xb1-160k_cityscapes-1024x1024'
 SEGFORMER_WHOLE = 'ade20k/segformer_mit-b0_spread-b4_8xb2-160k_ade20k-512x512'
-ALWAYS = [(RESNET, ''), (SEGFORMER, ''), (SEGFORMER_WHOLE, '')]
+ALWAYS = [(RESNET, ''), (f'{RESNET}_tta', '--tta'), (SEGFORMER, ''), (SEGFORMER_WHOLE, '')]
 ALL = [
     *((name, '') for name in PLAIN_NAMES),
     *((name, '--tta') for name in PUBLISHED if name.endswith('_tta')),
@@ -156,12 +154,4 @@ def test_runs_to_a_metric(name, flags, tool, tmp_path, monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.chdir(tmp_path)
     tool.main(arguments(name, flags, tmp_path))
-    check_outcome(name, flags, tmp_path)
-
-
-def test_runs_in_a_process_of_its_own(tmp_path):
-    name, flags = f'{RESNET}_tta', '--tta'
-    command = [sys.executable, str(TOOL), *arguments(name, flags, tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
     check_outcome(name, flags, tmp_path)
