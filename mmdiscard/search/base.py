@@ -1,4 +1,4 @@
-"""What a search is: a conversation about states and scores, without a model in sight."""
+"""Interface of a search: it yields states to compute and is sent their scores."""
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from .budget import Prices
 
 @dataclass(frozen=True)
 class Rows:
-    """States to compute, of many images at once.
+    """States to compute, one row per image and state.
 
     Attributes:
-        images: ``(M,)`` long, which image of the batch each row belongs to: first one row for each
-            image that has any, ascending, then the second row of each, and so on.
+        images: ``(M,)`` long, the image of the batch that each row belongs to: first one row of
+            every image that has any, ascending, then the second row of each, and so on.
         states: ``(M, G)`` long.
-        open: ``(M, G)`` bool, the groups at which states that are yet to be asked for may branch
-            off the row, so that what they share with it is worth keeping; None for nowhere.
+        open: ``(M, G)`` bool, the groups at which states of later rounds may differ from the row
+            first, so that features before these groups are worth keeping; None for none.
     """
 
     images: Tensor
@@ -36,7 +36,7 @@ class Rows:
         return Rows(self.images[part], self.states[part], open_groups)
 
     def runs(self) -> Iterator[slice]:
-        """Slices in which no image stands twice."""
+        """Slices in which every image occurs at most once."""
         ends = (self.images.diff() <= 0).nonzero().flatten() + 1
         bounds = [0, *ends.tolist(), len(self)]
         return (slice(start, stop) for start, stop in pairwise(bounds) if stop > start)
@@ -44,13 +44,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a search is told of the rows it asked for.
+    """Scores of the rows that a search asked for.
 
     Attributes:
         scores: ``(M,)`` float on the CPU, lower is better; None if the search has no criterion.
-        confident: ``(M,)`` bool on the CPU; None if the search has no gate.
-        uncertainty: ``(M,)`` float64 on the CPU, what the gate compares with its limit; None if the
-            search has no gate, or a budget of one state.
+        confident: ``(M,)`` bool on the CPU, whether the gate ends the search of the image; None if
+            the search has no gate.
+        uncertainty: ``(M,)`` float64 on the CPU, which the gate compares with its limit; None if
+            the search has no gate, or a budget of one state.
     """
 
     scores: Tensor | None = None
@@ -67,12 +68,12 @@ class Search:
     A search yields `Rows` and is sent `Feedback`; it ends when its budget is spent.
 
     Args:
-        gate: config of a gate, which lets confident images end with fewer states; None for none.
+        gate: config of a gate, which ends the search of confident images early; None for none.
     """
 
-    #: scores the rows; None for a search that asks for no scores
+    #: scores the rows; None for a search that needs no scores
     criterion = None
-    #: whether a gate is asked about the first state alone, the others being known beforehand
+    #: whether the gate judges the first states only, because the others are known beforehand
     gate_looks_once = False
 
     def __init__(self, gate: Mapping[str, Any] | None = None) -> None:
@@ -80,43 +81,51 @@ class Search:
 
     @property
     def needs_prediction(self) -> bool:
-        """Whether the next round depends on what the model predicts for this one."""
+        """Whether the next round depends on the predictions for this one."""
         scored = self.criterion is not None and self.criterion.needs_prediction
         return scored or self.gate is not None
 
     @property
     def runs_head(self) -> bool:
-        """Whether the head runs for every state so that the search can go on."""
+        """Whether the search needs the output of the head for every state."""
         scored = self.needs_prediction and self.criterion is not None and self.criterion.runs_head
         return scored or self.gate is not None
 
     def prepare(self, space: StateSpace, fingerprint: Fingerprint | None = None) -> None:
-        """Check the search against the groups it will run on. Subclasses begin with this.
+        """Check the search against the model. Subclasses begin with this.
 
         Args:
-            space: the states there are.
-            fingerprint: of the model, against which files are checked; None for no such check.
+            space: the states of the searched groups.
+            fingerprint: of the model, to check files against; None for no such check.
 
         Raises:
-            MMDiscardError: if they do not fit.
+            MMDiscardError: if budget, states or files do not fit the model.
         """
         if self.gate is not None:
             self.gate.prepare(fingerprint)
 
     def most_states(self, space: StateSpace, prices: Prices) -> int:
-        """Number of states that a prediction uses at most, ``B``."""
+        """Number of states per image at most, ``B``."""
         raise NotImplementedError
 
     def rounds(self, num_images: int, space: StateSpace, prices: Prices) -> SearchRounds:
-        """Yield rows round by round for ``num_images`` images."""
+        """Yield the rows of every round, and be sent `Feedback` on them.
+
+        Args:
+            num_images: ``N``.
+            space: the states of the searched groups.
+            prices: what states cost.
+        """
         raise NotImplementedError
 
 
 def each_of(states: Tensor, images: Tensor, open_groups: Tensor | None = None) -> Rows:
-    """Each of ``images`` in each of ``states``: ``(P, G)``, ``(m,)`` -> ``P * m`` rows.
+    """Rows of every image in every state: ``P * m`` rows.
 
     Args:
-        open_groups: ``(G,)`` bool, where later states branch off each of them.
+        states: ``(P, G)``.
+        images: ``(m,)`` long.
+        open_groups: ``(G,)`` bool, groups at which later states may differ, see `Rows`.
     """
     every = states.repeat_interleave(len(images), 0)
     return Rows(
@@ -127,7 +136,7 @@ def each_of(states: Tensor, images: Tensor, open_groups: Tensor | None = None) -
 
 
 def branches(state: Tensor, others: Tensor) -> Tensor:
-    """``(G,)`` bool: the groups at which ``others`` ``(P, G)`` branch off ``state`` ``(G,)``."""
+    """The groups at which ``others`` ``(P, G)`` first differ from ``state`` ``(G,)``: ``(G,)``."""
     differ = others != state
     first = differ & (differ.cumsum(1) == 1)
     return first.any(0)

@@ -1,4 +1,4 @@
-"""Budgets: how many states a prediction uses, or what they may cost."""
+"""Budgets: the number of states per image, or their cost."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ ROUNDING = 1e-9  # by how much sums of costs may exceed a budget
 
 @dataclass(frozen=True)
 class Prices:
-    """What states cost, in units of a plain forward (backbone and head together are 1).
+    """Cost of states, in plain forwards (backbone and head together are 1).
 
     Attributes:
-        before: per searched group, the share that is computed before its first member.
-        backbone: the whole backbone.
-        head: the head, as often as it runs per state (0 where it runs on the merged features only).
-        final: the head on the merged features (0 where it does not run again).
+        before: per searched group, the cost of what is computed before its first member.
+        backbone: cost of the whole backbone.
+        head: cost of the head per state (0 where it runs on the merged features only).
+        final: cost of the head on the merged features (0 where it does not run again).
     """
 
     before: tuple[float, ...]
@@ -33,15 +33,15 @@ class Prices:
 
     @property
     def root(self) -> float:
-        """The first state."""
+        """Cost of the first state."""
         return self.backbone + self.head + self.final
 
     def branch(self, column: int) -> float:
-        """One more state that differs from a computed one from the group ``column`` on."""
+        """Cost of one more state that differs from a computed one from group ``column`` on."""
         return self.backbone - self.before[column] + self.head
 
     def of(self, states: Sequence[Sequence[int]]) -> float:
-        """The prefix-tree bound: every distinct prefix of ``states`` computed once."""
+        """Cost of ``states`` if every distinct prefix is computed once: the prefix-tree bound."""
         edges = (0.0, *self.before, self.backbone)
         segments = (
             len({tuple(state[:depth]) for state in states}) * (edges[depth + 1] - edges[depth])
@@ -52,7 +52,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Budget:
-    """At most so many states, at most so much cost, or both.
+    """Bound on the number of states per image, on their cost, or on both.
 
     Attributes:
         states: number of states per image, at least 1; None for no bound.
@@ -64,10 +64,10 @@ class Budget:
 
     @classmethod
     def parse(cls, value: Any) -> 'Budget':
-        """Read a budget as configs write it: ``10``, ``dict(cost=2.0)``, or both in a dict.
+        """Read a budget from a config: ``10``, ``dict(cost=2.0)`` or ``dict(states=, cost=)``.
 
         Raises:
-            MMDiscardError: if it is neither, or too small.
+            MMDiscardError: if it is none of these, or below 1.
         """
         if not isinstance(value, Mapping):
             return cls(states=_check_states(value))
@@ -86,10 +86,10 @@ class Budget:
         return cls(None if states is None else _check_states(states), cost)
 
     def check(self, space: StateSpace) -> None:
-        """Check that there are as many states.
+        """Check the number of states.
 
         Raises:
-            MMDiscardError: if not.
+            MMDiscardError: if the space has fewer.
         """
         if self.states is not None and self.states > len(space):
             sizes = ' x '.join(str(group.num_indices) for group in space.groups)
@@ -100,12 +100,12 @@ class Budget:
             )
 
     def most_states(self, space: StateSpace, prices: Prices, num_views: int = 1) -> int:
-        """How many states an image can have at most.
+        """Number of states per image at most.
 
         Args:
             space: the states of one view.
             prices: what they cost.
-            num_views: number of views over which the budget goes.
+            num_views: number of views that share the budget.
         """
         most = num_views * len(space) if self.states is None else self.states
         if self.cost is not None:
@@ -115,7 +115,7 @@ class Budget:
 
 
 def whole_times(amount: float, price: float) -> int:
-    """How often ``price`` fits into ``amount``, a rounding error allowed for."""
+    """How often ``price`` fits into ``amount``, with tolerance for rounding errors."""
     return max(0, math.floor(amount / max(price, 1e-9) + 1e-6))
 
 
@@ -126,14 +126,14 @@ def _check_states(states: Any) -> int:
 
 
 def gain_per_cost(gain: Number, cost: Number) -> Number:
-    """Gain per cost of a gain, and loss times cost of a loss; higher is better.
+    """Gain divided by cost, or a loss multiplied by cost; higher is better.
 
-    The quotient alone would rank the more expensive of two equal losses higher. With this rule a
-    lower cost never ranks lower.
+    A quotient would rank the more expensive of two equal losses higher. With this rule a lower cost
+    never ranks lower.
 
     Args:
-        gain: how much better, in any unit; negative if worse.
-        cost: in plain forwards, at least 0 (and counted as at least 1e-6).
+        gain: improvement in any unit; negative for a loss.
+        cost: in plain forwards, at least 0 (counted as at least 1e-6).
     """
     cost = np.maximum(cost, LOWEST_COST)
     return np.where(gain > 0, gain / cost, gain * cost)

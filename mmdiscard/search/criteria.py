@@ -1,4 +1,4 @@
-"""Criteria: how promising a state looks. Lower is better, everywhere."""
+"""Criteria: scores that decide which state is expanded next; lower is better."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from .base import Rows
 
 @dataclass(frozen=True)
 class Signals:
-    """What a criterion may look at, one entry per row.
+    """Inputs of criteria and gates, one entry per row. Functions compute on demand.
 
     Attributes:
         displacement: ``(M, 2)`` displacement (dy, dx) in image pixels.
-        image_keys: gives ``(M,)`` long, the same for the same image in whatever batch or process.
-        entropy: gives ``(M,)``, the normalised entropy in 0..1 of the row's prediction (for dense
-            outputs, its mean over pixels); costs a prediction, so it is called only when needed.
-        margin: gives ``(M,)``, likewise the lead of the first class over the second, in 0..1.
-        attention: gives ``(M,)``, attention that the row receives among all states so far of its
-            image, 1 being an even share; only where the criterion asks for it.
+        image_keys: returns ``(M,)`` long, the same for the same image in any batch or process.
+        entropy: returns ``(M,)``, the normalised entropy of the row's prediction in 0..1 (for dense
+            outputs its mean over pixels); needs a prediction of the row.
+        margin: returns ``(M,)``, likewise the lead of the first class over the second, in 0..1.
+        attention: returns ``(M,)``, the attention that the row receives among all states of its
+            image so far, as a multiple of an even share; only if ``needs_attention``.
     """
 
     displacement: Tensor
@@ -35,11 +35,11 @@ class Signals:
 class Criterion:
     """Scores rows. Subclasses implement `score`."""
 
-    #: whether a score depends on what the model makes of the row
+    #: whether a score depends on the features or the prediction of the row
     needs_prediction = False
-    #: whether it runs the head for that
+    #: whether it needs the head for that
     runs_head = True
-    #: whether it compares the row with all others so far, by the attention of a learned aggregator
+    #: whether it compares a row with all others so far, by the attention of a learned aggregator
     needs_attention = False
 
     def score(self, rows: Rows, signals: Signals) -> Tensor:
@@ -49,7 +49,7 @@ class Criterion:
 
 @CRITERIA.register_module()
 class EntropyCriterion(Criterion):
-    """Entropy of the prediction: confident states first (the paper's learning-free criterion)."""
+    """Entropy of the prediction: confident states first (learning-free criterion of the paper)."""
 
     needs_prediction = True
 
@@ -62,7 +62,7 @@ class DisplacementCriterion(Criterion):
     """Euclidean length of the displacement.
 
     Args:
-        largest: take far states first instead of near ones.
+        largest: expand far states first instead of near ones.
     """
 
     def __init__(self, largest: bool = False) -> None:
@@ -76,8 +76,8 @@ class DisplacementCriterion(Criterion):
 class RandomCriterion(Criterion):
     """A random number in 0..1 for every image and state.
 
-    It depends on seed, image and state alone, so batch size, order and number of processes do not
-    change what a search chooses.
+    It depends on seed, image and state only, so that a search chooses the same states with any
+    batch size, order of images or number of processes.
 
     Args:
         seed: any whole number.
@@ -95,13 +95,13 @@ class RandomCriterion(Criterion):
 
 @CRITERIA.register_module()
 class AttentionCriterion(Criterion):
-    """One over the attention that a state receives from an `AttentionAggregator` (the paper).
+    """Inverse of the attention that a state receives from an `AttentionAggregator` (the paper).
 
-    Attention is counted in even shares: among P states so far, one that receives 1/P scores 1. So
-    scores of states that were found early and late compare.
+    Attention is a multiple of an even share: among P states so far, one that receives 1/P scores 1.
+    So scores from early and late rounds can be compared.
 
     Args:
-        reverse: take states first that receive little attention.
+        reverse: expand states first that receive little attention.
         random: multiply by a random number in 0..1, as the paper does for training.
         seed: of the random number, see `RandomCriterion`.
     """

@@ -1,4 +1,4 @@
-"""Gates: when an image needs no more states."""
+"""Gates: end the search of an image once a prediction is confident."""
 
 from os import PathLike
 
@@ -19,7 +19,8 @@ class Gate:
 
     Args:
         threshold: in 0..1, see the subclass.
-        file: of `tools/calibrate.py --gate`, which holds one; instead of ``threshold``.
+        file: file with a threshold that `tools/calibrate.py --gate` wrote, instead of
+            ``threshold``.
 
     Raises:
         MMDiscardError: if the threshold is outside 0..1, if neither or both are given, or if the
@@ -46,12 +47,12 @@ class Gate:
             self.made_for.check(fingerprint, str(self.file))
 
     def uncertainty(self, signals: Signals) -> Tensor:
-        """How unsure each row is, ``(M,)`` in 0..1."""
+        """Uncertainty of each row, ``(M,)`` in 0..1."""
         raise NotImplementedError
 
     @property
     def limit(self) -> float:
-        """The uncertainty up to which a row is confident."""
+        """Uncertainty up to which a row is confident."""
         return self.threshold
 
     @classmethod
@@ -60,7 +61,7 @@ class Gate:
         return limit
 
     def confident(self, signals: Signals) -> Tensor:
-        """Which rows are confident: ``(M,)`` bool on the CPU."""
+        """Whether each row is confident, ``(M,)`` bool on the CPU."""
         return (self.uncertainty(signals).double() <= self.limit).cpu()
 
     def _read(self, file: str | PathLike) -> float:
@@ -77,7 +78,7 @@ class Gate:
 
 @GATES.register_module()
 class EntropyGate(Gate):
-    """Confident is a normalised entropy of at most ``threshold``; for dense outputs the mean."""
+    """Confident if the normalised entropy (dense: its mean) is at most ``threshold``."""
 
     def uncertainty(self, signals: Signals) -> Tensor:
         return signals.entropy()
@@ -85,9 +86,9 @@ class EntropyGate(Gate):
 
 @GATES.register_module()
 class MarginGate(Gate):
-    """Confident is a lead of the first class over the second of at least ``threshold``.
+    """Confident if the first class leads the second by at least ``threshold``.
 
-    The lead is a difference of probabilities; for dense outputs the mean over pixels.
+    The lead is a difference of probabilities, for dense outputs the mean over pixels.
     """
 
     def uncertainty(self, signals: Signals) -> Tensor:

@@ -1,4 +1,4 @@
-"""Searches whose states are known before any image is seen."""
+"""Searches that use the same states for every image."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -21,12 +21,12 @@ MAX_ENUMERATED = 2**20
 class KnownStates(Search):
     """The same states for every image. Subclasses implement `states_in`.
 
-    With a gate, every image begins with the first states, and only those that are confident in none
-    of them go on to the rest.
+    With a gate, the first ``gate_after`` states are computed for every image, and the rest only for
+    images that are confident in none of them.
 
     Args:
         gate: config of a gate.
-        gate_after: how many states every image gets before the gate is asked.
+        gate_after: number of states of every image before the gate judges.
 
     Raises:
         MMDiscardError: if ``gate_after`` is not a whole number of at least 1.
@@ -43,12 +43,11 @@ class KnownStates(Search):
         self.gate_after = gate_after
 
     def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
-        """``(B, G)`` states, the default state first where it is one of them.
+        """The states, ``(B, G)``; the default state comes first if it is one of them.
 
         Args:
-            space: the states there are.
-            prices: what they cost; None before that is known, when a budget in costs counts as the
-                whole space.
+            space: the states of the searched groups.
+            prices: what they cost; None if not known yet: then a budget in cost is no bound.
         """
         raise NotImplementedError
 
@@ -73,7 +72,7 @@ class KnownStates(Search):
 
 @SEARCHES.register_module()
 class FixedStates(KnownStates):
-    """States that the user names, or that `tools/calibrate.py` chose.
+    """States that are listed in the config, or that `tools/calibrate.py` chose.
 
     Args:
         states: ``B`` lists of one selection index per searched group.
@@ -82,8 +81,8 @@ class FixedStates(KnownStates):
         gate_after: see `KnownStates`.
 
     Raises:
-        MMDiscardError: if neither or both are given, if states do not fit the groups, if one stands
-            twice, or if the file is damaged or was made for another model or other groups.
+        MMDiscardError: if neither or both are given, if states do not fit the groups, if a state
+            occurs twice, or if the file is damaged or was made for another model or other groups.
     """
 
     def __init__(
@@ -116,16 +115,16 @@ class FixedStates(KnownStates):
         except (TypeError, ValueError, RuntimeError) as error:
             raise MMDiscardError(f'FixedStates: {error}') from error
         if len(states.unique(dim=0)) < len(states):
-            raise MMDiscardError('FixedStates: a state stands there twice; name each one once')
+            raise MMDiscardError('FixedStates: a state occurs twice; list every state once')
         return states
 
 
 @SEARCHES.register_module()
 class ExhaustiveSearch(KnownStates):
-    """Every state there is, late groups varying first.
+    """All states; indices of late groups vary first.
 
     Args:
-        max_states: refuse more than this.
+        max_states: largest number of states that is accepted.
         gate: config of a gate.
         gate_after: see `KnownStates`.
 
@@ -155,14 +154,14 @@ class ExhaustiveSearch(KnownStates):
 class SpreadStates(KnownStates):
     """The default state and those whose displacements lie farthest apart; needs no data.
 
-    Farthest-point selection on the torus of displacements: a displacement by the stride of the
-    deepest searched group's output is a move by one whole cell, so distance wraps around there.
-    Among equally far states the one that changes only late groups comes first: it shares the most
-    computation with the default state.
+    Farthest-point selection on the torus of displacements: a displacement by the output stride of
+    the deepest searched group is a shift by one whole cell, so distances wrap around there. Of
+    equally far states the one that differs only in late groups comes first, because it shares most
+    of its computation with the default state.
 
     Args:
-        budget: number of states, ``B``, or what they may cost: ``dict(cost=2.0)`` for at most two
-            plain forwards, which ends the selection at the first state that cannot be paid for.
+        budget: number of states, ``B``, or their cost: ``dict(cost=2.0)`` for at most two plain
+            forwards; the selection ends at the first state that exceeds it.
         gate: config of a gate.
         gate_after: see `KnownStates`.
 
@@ -204,7 +203,7 @@ class SpreadStates(KnownStates):
 
 
 def farthest_first(states: Tensor, space: StateSpace) -> Iterator[int]:
-    """Positions in ``states`` ``(P, G)``: the first, then always the one farthest from all."""
+    """Positions in ``states`` ``(P, G)``: the first, then the one farthest from all before."""
     displacement = space.displacement(states)
     distance = torch.full((len(states),), torch.iinfo(torch.long).max)
     for _ in range(len(states)):
@@ -212,10 +211,10 @@ def farthest_first(states: Tensor, space: StateSpace) -> Iterator[int]:
         yield farthest
         new = _distance(displacement, displacement[farthest], space.period)
         distance = torch.minimum(distance, new)
-        distance[farthest] = -1  # states of equal displacement stay available, this one not
+        distance[farthest] = -1  # other states with this displacement stay available
 
 
 def _distance(a: Tensor, b: Tensor, period: tuple[int, int]) -> Tensor:
-    """Squared distance on the torus; whole numbers, so that equal is equal."""
+    """Squared distance on the torus, in whole numbers, so that ties are exact."""
     difference = (a - b).abs()
     return torch.minimum(difference, torch.tensor(period) - difference).square().sum(-1)

@@ -21,7 +21,7 @@ def write_states(
         path: JSON file.
         fingerprint: of the model.
         states: ``B`` lists of one selection index per searched group.
-        notes: for whoever reads the file: how the states were chosen, and what they cost.
+        notes: how the states were chosen and what they cost, for people to read.
     """
     STATE_FILE.write(
         path, fingerprint, dict(states=[list(state) for state in states]) | dict(notes)
@@ -29,10 +29,10 @@ def write_states(
 
 
 def read_states(path: str | PathLike) -> tuple[Fingerprint, list[list[int]]]:
-    """The model that states were chosen for, and the states.
+    """Fingerprint of the model that the states were chosen for, and the states.
 
     Raises:
-        MMDiscardError: if the file is missing, damaged, of another kind or a later version.
+        MMDiscardError: if the file is missing, damaged, of another format or a later version.
     """
     fingerprint, content = STATE_FILE.read(path)
     states = content.get('states')
