@@ -1,11 +1,11 @@
 """Fit mergers of test-time augmentation to the training set.
 
-    python tools/fit_tta.py CONFIG CHECKPOINT --merger all            # with what the config says
+    python tools/fit_tta.py CONFIG CHECKPOINT --merger all            # with the config's states
     python tools/fit_tta.py CONFIG CHECKPOINT --merger gps --plain    # for TTA without mmdiscard
 
-The views are those of the config's tta_pipeline. Their logits on a drawn part of the training set
-are kept in FOLDER/logits; an interrupted run goes on where it was, and another merger is fitted to
-the same logits. Each merger gets a file, for
+The views are those of the config's tta_pipeline. Their logits on a random subset of the training
+set are cached in FOLDER/logits: an interrupted run continues from there, and other mergers are
+fitted to the same logits. Every merger gets a file, for
 
     tta_model = dict(type='mmdiscard.DiscardClsTTA', merger=dict(type='GPSMerger', file='...'))
 """
@@ -29,26 +29,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='weights: a file or a URL')
     parser.add_argument(
-        '--merger', choices=[*MERGERS, 'all'], default='all', help='which to fit (default: all)'
+        '--merger', choices=[*MERGERS, 'all'], default='all', help='merger to fit (default: all)'
     )
     parser.add_argument(
-        '--plain', action='store_true', help='leave mmdiscard out: mergers for plain views'
+        '--plain', action='store_true', help='fit to plain views, without mmdiscard'
     )
-    parser.add_argument('--images', type=int, default=2000, help='how many (default: 2000)')
+    parser.add_argument('--images', type=int, default=2000, help='number of images (default: 2000)')
     parser.add_argument(
-        '--split', choices=SPLITS, default='train', help='where they come from (default: train)'
+        '--split', choices=SPLITS, default='train', help='split of the images (default: train)'
     )
-    parser.add_argument('--seed', type=int, default=0, help='of the draw (default: 0)')
-    parser.add_argument(
-        '--pixels', type=int, default=64, help='kept of each segmented image (default: 64)'
-    )
-    parser.add_argument('--gps-views', type=int, default=3, help='views of GPS (default: 3)')
+    parser.add_argument('--seed', type=int, default=0, help='of the subset (default: 0)')
+    parser.add_argument('--pixels', type=int, default=64, help='per segmented image (default: 64)')
+    parser.add_argument('--gps-views', type=int, default=3, help='number of GPS views (default: 3)')
     parser.add_argument(
         '--gps-likelihood',
         action='store_true',
-        help='choose by the likelihood of calibrated probabilities, as GPS was proposed',
+        help='choose by the likelihood of calibrated probabilities, as in the GPS paper',
     )
-    parser.add_argument('--folder', type=Path, help='for the files (default: WORK_DIR/tta)')
+    parser.add_argument('--folder', type=Path, help='of the files (default: WORK_DIR/tta)')
     cli.add_run_arguments(parser)
     return parser.parse_args(argv)
 
@@ -72,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         fit(cfg, request)
     except KeyboardInterrupt:
-        sys.exit('\nInterrupted. Finished images are kept: the same command goes on from there.')
+        sys.exit('\nInterrupted. Finished images are kept: the same command continues from there.')
 
 
 if __name__ == '__main__':

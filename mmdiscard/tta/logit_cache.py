@@ -1,6 +1,5 @@
 """Cache on disk of the logits of every view of labelled images, to fit several mergers to."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MMDiscardError
-from ..utils import read_json, write_json
+from ..utils import as_json, read_json, write_json
 
 IGNORED = -1
 
@@ -33,7 +32,7 @@ class LogitCache:
 
     def __init__(self, folder: Path, key: Mapping[str, Any], images: int, rows: int = 1) -> None:
         self.folder = Path(folder)
-        self.key = json.loads(json.dumps(dict(key), default=str))
+        self.key = as_json(dict(key))
         self.images = images
         self.rows = rows
         self.views: tuple[str, ...] = ()
