@@ -47,5 +47,5 @@ class JointSearch:
             own = {view: views == view for view in views.unique().tolist()}
             feedback = yield {view: rows[part] for view, part in own.items()}
             for view, part in own.items():
-                trees.learn(nodes[part.numpy()], feedback[view])
+                trees.learn(nodes[part.numpy()], Feedback(feedback[view].scores))
             nodes = trees.expand()

@@ -26,7 +26,7 @@ def score_of(image, view, state, seed):
     return float(mixed % 7)  # ties on purpose
 
 
-def followed(cost, views, images=2, seed=0, order='shallow_first'):
+def followed(cost, views, images=2, seed=0, order='shallow_first', confident=None):
     """By image, the (view, state) pairs in the order in which they were asked for."""
     joint = JointSearch(GreedySearch(2, order=order), cost)
     rounds = joint.rounds(images, views, space(), PRICES)
@@ -39,7 +39,8 @@ def followed(cost, views, images=2, seed=0, order='shallow_first'):
             for image, state in pairs:
                 taken[image].append((view, state))
             scores = [score_of(image, view, state, seed) for image, state in pairs]
-            answers[view] = Feedback(scores=torch.tensor(scores))
+            gate = None if confident is None else torch.full((len(pairs),), confident)
+            answers[view] = Feedback(scores=torch.tensor(scores), confident=gate)
         try:
             asked = rounds.send(answers)
         except StopIteration:
@@ -125,6 +126,10 @@ def test_the_cost_is_kept_and_views_come_in_order(cost, views, seed):
 def test_enough_for_everything_takes_everything():
     for pairs in followed(1000.0, views=3):
         assert len(pairs) == 3 * 64
+
+
+def test_gates_are_not_used():
+    assert followed(6.0, 3, confident=True) == followed(6.0, 3)
 
 
 @pytest.mark.parametrize('images', [1, 5])

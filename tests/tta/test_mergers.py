@@ -248,6 +248,17 @@ def test_files_come_back(tmp_path):
     assert torch.equal(merger.coefficients, torch.tensor(weights))
 
 
+def test_files_of_earlier_versions_are_read(tmp_path):
+    text = (
+        '{"format": "mmdiscard merger", "version": 1, "merger": "GPSMerger", "views": ["a", "b"], '
+        '"parameters": {"indices": [1], "temperature": 1.5}, "origin": {"images": 9}}'
+    )
+    (tmp_path / 'merger.json').write_text(text)
+    merger = GPSMerger(str(tmp_path / 'merger.json'))
+    assert [merger.uses(view) for view in range(2)] == [False, True]
+    assert merger.file.origin == dict(images=9)
+
+
 def broken_files():
     good = '{"format": "mmdiscard merger", "version": 1, "merger": "GPSMerger", '
     return {
@@ -260,6 +271,10 @@ def broken_files():
         'short': (good + '"views": ["a"]}', 'parameters'),
         'no views': (good + '"parameters": {}}', 'views'),
         'empty': (good + '"views": ["a"], "parameters": {}}', 'has no indices'),
+        'no numbers': (
+            good + '"views": ["a"], "parameters": {"indices": ["x"]}}',
+            'parameters in the file are not valid',
+        ),
         'beyond': (good + '"views": ["a"], "parameters": {"indices": [1]}}', 'not views of 1'),
     }
 
@@ -284,7 +299,11 @@ def test_files_of_other_mergers_are_refused():
         AugTTAMerger(MergerFile('GPSMerger', NAMES, dict(indices=[1])))
 
 
-@pytest.mark.parametrize('coefficients', [[1.0], [-1.0] + [1.0] * 11, [0.0] * 12])
+@pytest.mark.parametrize(
+    'coefficients',
+    [[1.0], [-1.0] + [1.0] * 11, [0.0] * 12, [math.nan] * 12, [[1.0]] * 12],
+    ids=['too few', 'negative', 'all zero', 'not a number', 'per class'],
+)
 def test_impossible_coefficients_are_refused(coefficients):
     with pytest.raises(MMDiscardError, match='at least 0 and one for each of 12 views'):
         fitted(AugTTAMerger, coefficients=coefficients)
