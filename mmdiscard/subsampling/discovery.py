@@ -16,76 +16,27 @@ shows whether the maps grow with the image.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
 from torch import nn
 
 from ..errors import MMDiscardError
-from .backbone import Size, as_levels, inference_mode, noise_image, plausible_channels
+from .backbone import Size, as_levels, inference_mode, noise_image
 from .black_box import displaces
 from .dataflow import IMAGE, Dataflow
 from .layers import unsupported_because
 from .reachability import levels_touched, smallest_cut
 from .state import SubsamplingGroup
-from .strides import Layer, Shape, Trace, TraceError, trace_strides
+from .strides import Layer, Trace, grows
+from .subsampling_map import SubsamplingMap
+from .tracing import trace_image, trace_small
 
 OFF_TRUNK = 'not on the trunk: the image reaches the deepest output past it too'
 TWICE = 'it is called more than once in a forward'
 UNLIKE = 'it receives or returns maps of several sizes'
-SMALL = (96, 128)  # of the image of the second forward, unless the user's is as small
-OTHER_SIZES = (224, 256, 384, 512, 128, 64, 32, 299, 448, 518)  # for advice when one is refused
 BY_HAND = "groups=[dict(members=['NAME', ...])]"
-
-
-@dataclass(frozen=True)
-class SubsamplingMap:
-    """What one backbone looks like to the method.
-
-    Attributes:
-        groups: trunk groups in execution order.
-        strides: stride (Sy, Sx) in image pixels of every output level of the backbone; (0, 0) for
-            an output that is not a map.
-        rejected: strided layers that are not searched, and why.
-        input_size: ``(H, W)`` of the image it was traced with.
-        in_channels: channels of the images that the backbone takes.
-        small_size: a smaller ``(H, W)`` at which the same layers run in the same order;
-            ``input_size`` if none was found.
-        shapes: of every output level for an image of ``input_size``.
-        channels_last: by output level, whether it is a map ``(N, h, w, C)``.
-        fixed: whether maps keep their size when the size of the image changes.
-        unseen: strides that nothing which is searched or rejected explains: something subsamples
-            inside a forward, where no hook can reach it.
-        layers: all that subsamples: strided layers, then modules around what does.
-        deepest: the output level with the fewest cells.
-        flow: what depends on what in the forward that was traced.
-    """
-
-    groups: tuple[SubsamplingGroup, ...]
-    strides: tuple[Size, ...]
-    rejected: dict[str, str]
-    input_size: Size
-    in_channels: int = 3
-    small_size: Size = (0, 0)
-    shapes: tuple[Shape, ...] = ()
-    channels_last: tuple[bool, ...] = ()
-    fixed: bool = False
-    unseen: tuple[Size, ...] = ()
-    layers: tuple[Layer, ...] = ()
-    deepest: int = 0
-    flow: Dataflow | None = field(default=None, compare=False, repr=False)
-
-    def left_out(self, shown: int = 3) -> list[str]:
-        """What is not searched and why, a line for each reason, with ``shown`` names at most."""
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in self.rejected.items():
-            by_reason.setdefault(reason, []).append(f'`{name}`')
-        lines = [f'{_some(names, shown)}: {reason}' for reason, names in by_reason.items()]
-        if self.unseen:
-            strides = ', '.join(str(stride[0]) for stride in self.unseen)
-            lines.append(f'stride {strides} is reached inside a forward, by no layer or module')
-        return lines
 
 
 def find_subsampling(
@@ -123,8 +74,10 @@ def map_subsampling(
         MMDiscardError: as `find_subsampling`.
     """
     with inference_mode(backbone):
-        trace = _trace(backbone, input_size, in_channels, expected_channels)
-        small = _small_trace(backbone, trace)
+        trace = trace_image(backbone, input_size, in_channels, expected_channels)
+        small = trace_small(backbone, trace)
+        if small is not trace:
+            trace, small = trace.laid_out_as(small), small.laid_out_as(trace)
         _check_flow(backbone, trace)
         groups, rejected = _groups_of_layers(backbone, trace)
         loose = [layer for layer in trace.layers if rejected.get(layer.name) == OFF_TRUNK]
@@ -141,6 +94,8 @@ def map_subsampling(
         in_channels=trace.in_channels,
         small_size=small.input_size,
         shapes=trace.shapes,
+        channels_last=trace.channels_last,
+        fixed=_is_fixed(trace, small, groups),
         unseen=tuple(stride for stride in trace.unseen if stride not in explained),
         layers=(*trace.layers, *trace.modules),
         deepest=trace.deepest,
@@ -201,63 +156,6 @@ def within(name: str, module: str) -> bool:
     return f'{name}.'.startswith(f'{module}.')
 
 
-def _trace(
-    backbone: nn.Module, input_size: Size, in_channels: int | None, expected: int | None
-) -> Trace:
-    """The first trace that succeeds, over plausible numbers of channels if it is not given."""
-    numbers = [in_channels] if in_channels else plausible_channels(backbone, expected)
-    failed: dict[int, TraceError] = {}
-    for channels in numbers:
-        try:
-            return trace_strides(backbone, input_size, channels)
-        except TraceError as error:
-            failed[channels] = error
-    channels = max(failed, key=lambda number: failed[number].calls)
-    error = failed[channels].error
-    raise MMDiscardError(
-        f'{type(backbone).__name__} cannot be traced at input size {input_size} with {channels} '
-        f'channels: {error}; {_advice(backbone, input_size, channels)}'
-    ) from error
-
-
-def _advice(backbone: nn.Module, input_size: Size, channels: int) -> str:
-    """What to set for a backbone that could not be run: what it runs with."""
-    if any(isinstance(module, nn.Conv3d) for module in backbone.modules()):
-        return (
-            'it seems to take clips or volumes; only backbones of images (N, C, H, W) are searched'
-        )
-    for other in plausible_channels(backbone):
-        if _runs(backbone, input_size, other):
-            return f'set `in_channels`={other}, with which it runs'
-    for side in OTHER_SIZES:
-        if _runs(backbone, (side, side), channels):
-            return f'set `input_size` to a size that it accepts, such as {(side, side)}'
-    return (
-        'set `input_size` to a size that it accepts, or `in_channels` to the number of channels of '
-        'its images'
-    )
-
-
-def _runs(backbone: nn.Module, input_size: Size, channels: int) -> bool:
-    try:
-        backbone(noise_image(backbone, input_size, channels))
-    except Exception:  # whatever a backbone of others raises
-        return False
-    return True
-
-
-def _small_trace(backbone: nn.Module, trace: Trace) -> Trace:
-    """A trace at a small size where the same layers run in the same order, else ``trace``."""
-    height, width = trace.input_size
-    wide = (height, width + width // 2)
-    size = SMALL if SMALL[0] * SMALL[1] < height * width else wide
-    try:
-        small = trace_strides(backbone, size, trace.in_channels)
-    except TraceError:
-        return trace
-    return small if small.sequence == trace.sequence else trace
-
-
 def _check_flow(backbone: nn.Module, trace: Trace) -> None:
     """Check that all that varies with the image was seen to depend on it.
 
@@ -278,6 +176,31 @@ def _check_flow(backbone: nn.Module, trace: Trace) -> None:
             f'output level {varying[0]} of {type(backbone).__name__} is computed from the image '
             'outside of PyTorch (by NumPy, for example), so what it depends on cannot be followed'
         )
+
+
+def _is_fixed(trace: Trace, small: Trace, groups: Sequence[SubsamplingGroup]) -> bool:
+    """Whether maps in front of groups or at output levels do not grow with the image.
+
+    Raises:
+        MMDiscardError: if images are resized by anything but a whole factor, so that displacements
+            are no whole number of pixels.
+    """
+    names = {name for group in groups for name in group.members}
+    sizes = (trace.input_size, small.input_size)
+    fixed = [
+        (size, stride)
+        for (size, stride), (other, _) in zip(trace.maps(names), small.maps(names), strict=True)
+        if any(stride) and not grows(sizes, (size, other), stride)
+    ]
+    for size, stride in fixed:
+        if not grows((trace.input_size, (0, 0)), (size, (0, 0)), stride, padding=1):
+            first = next(layer for layer in trace.layers if layer.name in names)
+            raise MMDiscardError(
+                f'the backbone resizes images of {trace.input_size} to maps of {size}, which is no '
+                'whole factor; set `input_size` to the size that it resizes to, such as '
+                f'{first.shape[2:]}, and resize all images to it'
+            )
+    return bool(fixed)
 
 
 def _groups_of_layers(
@@ -373,11 +296,6 @@ def _mixing(levels: set[int]) -> str:
         f'output level{"s" if many else ""} {listed} join{"" if many else "s"} what it subsamples '
         'with maps that come past it, so a state has no one displacement there'
     )
-
-
-def _some(names: Sequence[str], shown: int) -> str:
-    more = f' and {len(names) - shown} more' if len(names) > shown else ''
-    return ', '.join(names[:shown]) + more
 
 
 def _common(members: Sequence[str]) -> str:

@@ -2,9 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from .dataflow import Dataflow, DataflowRecorder, tensors_in
 from .layers import subsampling_factor
 
 BLUR = 0.15  # how far the ratio of sizes may be off a stride, relative to it
+CLEARLY = 0.3  # by how much one reading of a shape has to fit better, as a logarithm
+PADDING = 32  # backbones pad images to multiples of up to so many pixels
 Shape = tuple[int, ...]
 
 
@@ -62,9 +64,11 @@ class Trace:
         modules: other modules with smaller maps behind than in front of them, in order.
         shapes: of every output level.
         strides: stride of every output level; (0, 0) for an output that is not a map.
+        channels_last: by output level, whether it is a map ``(N, h, w, C)``.
         unseen: strides that no layer explains.
         deepest: the output level with the fewest cells.
         flow: what depends on what.
+        ruler: what the strides were read with.
     """
 
     input_size: Size
@@ -73,14 +77,37 @@ class Trace:
     modules: tuple[Layer, ...]
     shapes: tuple[Shape, ...]
     strides: tuple[Size, ...]
+    channels_last: tuple[bool, ...]
     unseen: tuple[Size, ...]
     deepest: int
     flow: Dataflow
+    ruler: 'StrideRuler'
 
     @property
     def sequence(self) -> list[tuple[str, Size]]:
         """Which strided layers ran, in order, whatever the size of the image."""
         return [(layer.name, layer.factor) for layer in self.layers]
+
+    def maps(self, names: Collection[str]) -> list[tuple[Size, Size]]:
+        """Size and stride of what some layers receive, and of all output levels."""
+        received = (layer for layer in self.layers if layer.name in names)
+        sizes = map(spatial_size, self.shapes, self.channels_last)
+        return [
+            *((layer.shape[-2:], layer.stride) for layer in received),
+            *zip(sizes, self.strides, strict=True),
+        ]
+
+    def laid_out_as(self, other: 'Trace') -> 'Trace':
+        """Strides of the levels read anew where a trace at another size tells their axes apart.
+
+        Of a map ``(N, h, w, C)``, the last axis keeps its size and the one before it does not.
+        """
+        channels_last = tuple(
+            len(one) == len(two) == 4 and one[3] == two[3] and one[2] != two[2]
+            for one, two in zip(self.shapes, other.shapes, strict=True)
+        )
+        strides = tuple(map(self.ruler.level_stride, self.shapes, channels_last))
+        return replace(self, channels_last=channels_last, strides=strides)
 
 
 class TraceError(Exception):
@@ -115,7 +142,8 @@ def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Tr
     layers = recorder.layers(recorder.strided, ruler)
     levels = as_levels(output)
     shapes = tuple(tuple(level.shape) for level in levels)
-    strides = tuple(ruler.level_stride(shape) for shape in shapes)
+    channels_last = tuple(_is_channels_last(input_size, shape) for shape in shapes)
+    strides = tuple(map(ruler.level_stride, shapes, channels_last))
     unseen = tuple(sorted(ruler.unseen))
     return Trace(
         input_size=input_size,
@@ -124,6 +152,7 @@ def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Tr
         modules=recorder.layers(recorder.shrinking, ruler),
         shapes=shapes,
         strides=strides,
+        channels_last=channels_last,
         unseen=unseen,
         deepest=deepest(levels),
         flow=Dataflow(
@@ -131,6 +160,7 @@ def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Tr
             {name: tuple(nodes) for name, nodes in recorder.marks.items()},
             tuple(recorder.flow.nodes(levels)),
         ),
+        ruler=ruler,
     )
 
 
@@ -351,12 +381,48 @@ class StrideRuler:
             known.add(s * r)
         return stride
 
-    def level_stride(self, shape: Shape) -> Size:
-        """Stride of an output of the backbone; (0, 0) if it is no map ``(N, C, h, w)``."""
+    def level_stride(self, shape: Shape, channels_last: bool = False) -> Size:
+        """Stride of an output of the backbone; (0, 0) if it is no map."""
         if len(shape) != 4:
             return (0, 0)
-        down, across = (
-            full / cells for full, cells in zip(self.input_size, shape[2:], strict=True)
-        )
-        # A map keeps the shape of the image; tokens, heads and channels-last maps do not.
-        return self.stride(shape[2:]) if abs(math.log(down / across)) < 1 else (0, 0)
+        size = spatial_size(shape, channels_last)
+        # A map keeps the shape of the image; tokens and heads do not.
+        return self.stride(size) if _distortion(self.input_size, *size) < 1 else (0, 0)
+
+
+def grows(
+    sizes: Sequence[Size], cells: Sequence[Size], stride: Size, padding: int = PADDING
+) -> bool:
+    """Whether a map grew as the image did.
+
+    Args:
+        sizes: ``(H, W)`` of two images.
+        cells: ``(h, w)`` of the map for each.
+        stride: ``(Sy, Sx)`` of the map.
+        padding: pixels by which the backbone may pad an image, if that is more than a cell. Beside
+            it, all stages together round by less than a cell.
+    """
+    growth = (one - other for one, other in zip(*sizes, strict=True))
+    found = (one - other for one, other in zip(*cells, strict=True))
+    return all(
+        abs(pixels - step * count) < max(step, padding)
+        for pixels, count, step in zip(growth, found, stride, strict=True)
+    )
+
+
+def spatial_size(shape: Shape, channels_last: bool = False) -> Size:
+    """Height and width of a map ``(N, C, h, w)``, or ``(N, h, w, C)`` if ``channels_last``."""
+    return shape[1:3] if channels_last else shape[2:4]
+
+
+def _is_channels_last(input_size: Size, shape: Shape) -> bool:
+    """Whether an output has the aspect of the image in its axes 1 and 2 rather than 2 and 3."""
+    if len(shape) != 4:
+        return False
+    first, last = (_distortion(input_size, *shape[axis : axis + 2]) for axis in (1, 2))
+    return first + CLEARLY < last
+
+
+def _distortion(input_size: Size, height: int, width: int) -> float:
+    """How far the aspect of a map is from that of the image; 0 if they are the same."""
+    return abs(math.log(height / width * input_size[1] / input_size[0]))

@@ -90,10 +90,14 @@ def test_convolutions_without_padding_hide_nothing():
     assert [g.stride for g in found.groups] == [(1, 1), (2, 2)] and found.unseen == ()
 
 
-def test_channels_last_and_tokens_are_no_maps():
+@pytest.mark.parametrize('channels', [8, 16, 64])
+@pytest.mark.parametrize('size', [SIZE, (80, 48)], ids=['square', 'wide'])
+def test_channels_last_maps_are_recognised(channels, size):
     class ChannelsLast(nn.Conv2d):
         def forward(self, x):
-            return super().forward(x).permute(0, 2, 3, 1)
+            maps = super().forward(x)
+            return maps, maps.permute(0, 2, 3, 1), maps.flatten(2)
 
-    found = map_subsampling(ChannelsLast(3, 64, 8, 8), SIZE)
-    assert found.strides == ((0, 0),)
+    found = map_subsampling(ChannelsLast(3, channels, 8, 8), size)
+    assert found.strides == ((8, 8), (8, 8), (0, 0))
+    assert found.channels_last == (False, True, False)

@@ -1,0 +1,68 @@
+"""Tracing a backbone with an image that it takes: how many channels, which sizes."""
+
+from torch import nn
+
+from ..errors import MMDiscardError
+from .backbone import Size, noise_image, plausible_channels
+from .strides import Trace, TraceError, trace_strides
+
+SMALL = (96, 128)  # of the image of the second forward, unless the user's is as small
+OTHER_SIZES = (224, 256, 384, 512, 128, 64, 32, 299, 448, 518)  # for advice when one is refused
+
+
+def trace_image(
+    backbone: nn.Module, input_size: Size, in_channels: int | None, expected: int | None
+) -> Trace:
+    """The first trace that succeeds, over plausible numbers of channels if it is not given."""
+    numbers = [in_channels] if in_channels else plausible_channels(backbone, expected)
+    failed: dict[int, TraceError] = {}
+    for channels in numbers:
+        try:
+            return trace_strides(backbone, input_size, channels)
+        except TraceError as error:
+            failed[channels] = error
+    channels = max(failed, key=lambda number: failed[number].calls)
+    error = failed[channels].error
+    raise MMDiscardError(
+        f'{type(backbone).__name__} cannot be traced at input size {input_size} with {channels} '
+        f'channels: {error}; {_advice(backbone, input_size, channels)}'
+    ) from error
+
+
+def _advice(backbone: nn.Module, input_size: Size, channels: int) -> str:
+    """What to set for a backbone that could not be run: what it runs with."""
+    if any(isinstance(module, nn.Conv3d) for module in backbone.modules()):
+        return (
+            'it seems to take clips or volumes; only backbones of images (N, C, H, W) are searched'
+        )
+    for other in plausible_channels(backbone):
+        if _runs(backbone, input_size, other):
+            return f'set `in_channels`={other}, with which it runs'
+    for side in OTHER_SIZES:
+        if _runs(backbone, (side, side), channels):
+            return f'set `input_size` to a size that it accepts, such as {(side, side)}'
+    return (
+        'set `input_size` to a size that it accepts, or `in_channels` to the number of channels of '
+        'its images'
+    )
+
+
+def _runs(backbone: nn.Module, input_size: Size, channels: int) -> bool:
+    try:
+        backbone(noise_image(backbone, input_size, channels))
+    except Exception:  # whatever a backbone of others raises
+        return False
+    return True
+
+
+def trace_small(backbone: nn.Module, trace: Trace) -> Trace:
+    """A trace at a small size where the same layers run in the same order, else ``trace``."""
+    height, width = trace.input_size
+    wide = (height, width + width // 2)
+    size = SMALL if SMALL[0] * SMALL[1] < height * width else wide
+    try:
+        small = trace_strides(backbone, size, trace.in_channels)
+    except TraceError:
+        return trace
+    alike = small.sequence == trace.sequence and len(small.shapes) == len(trace.shapes)
+    return small if alike else trace
