@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,7 +150,7 @@ def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Tr
         input_size=input_size,
         in_channels=in_channels,
         layers=layers,
-        modules=recorder.layers(recorder.shrinking, ruler),
+        modules=recorder.layers(recorder.shrinking, deepcopy(ruler)),
         shapes=shapes,
         strides=strides,
         channels_last=channels_last,
