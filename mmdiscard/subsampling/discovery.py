@@ -193,12 +193,12 @@ def _is_fixed(trace: Trace, small: Trace, groups: Sequence[SubsamplingGroup]) ->
         if any(stride) and not grows(sizes, (size, other), stride)
     ]
     for size, stride in fixed:
-        if not grows((trace.input_size, (0, 0)), (size, (0, 0)), stride, padding=1):
-            first = next(layer for layer in trace.layers if layer.name in names)
+        axes = zip(trace.input_size, size, stride, strict=True)
+        if any(abs(pixels / step - count) >= 1 for pixels, count, step in axes):
             raise MMDiscardError(
-                f'the backbone resizes images of {trace.input_size} to maps of {size}, which is no '
-                'whole factor; set `input_size` to the size that it resizes to, such as '
-                f'{first.shape[2:]}, and resize all images to it'
+                f'the backbone makes maps of {size} of images of {trace.input_size} and of '
+                f'{small.input_size} alike, which is no whole factor; resize all images to the '
+                'size that it works with, and set `input_size` to it'
             )
     return bool(fixed)
 

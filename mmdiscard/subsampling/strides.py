@@ -391,22 +391,20 @@ class StrideRuler:
         return self.stride(size) if _distortion(self.input_size, *size) < 1 else (0, 0)
 
 
-def grows(
-    sizes: Sequence[Size], cells: Sequence[Size], stride: Size, padding: int = PADDING
-) -> bool:
-    """Whether a map grew as the image did.
+def grows(sizes: Sequence[Size], cells: Sequence[Size], stride: Size) -> bool:
+    """Whether a map grew as the image did, but for padding and rounding on the way.
+
+    Some round a map to an even number of cells, so nearly two cells are allowed for it.
 
     Args:
         sizes: ``(H, W)`` of two images.
         cells: ``(h, w)`` of the map for each.
         stride: ``(Sy, Sx)`` of the map.
-        padding: pixels by which the backbone may pad an image, if that is more than a cell. Beside
-            it, all stages together round by less than a cell.
     """
     growth = (one - other for one, other in zip(*sizes, strict=True))
     found = (one - other for one, other in zip(*cells, strict=True))
     return all(
-        abs(pixels - step * count) < max(step, padding)
+        abs(pixels - step * count) < max(2 * step, PADDING)
         for pixels, count, step in zip(growth, found, stride, strict=True)
     )
 

@@ -59,7 +59,7 @@ def trace_small(backbone: nn.Module, trace: Trace) -> Trace:
     """A trace at a small size where the same layers run in the same order, else ``trace``."""
     height, width = trace.input_size
     wide = (height, width + width // 2)
-    size = SMALL if SMALL[0] * SMALL[1] < height * width else wide
+    size = SMALL if 2 * SMALL[0] * SMALL[1] < height * width else wide
     try:
         small = trace_strides(backbone, size, trace.in_channels)
     except TraceError:
