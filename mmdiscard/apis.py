@@ -5,6 +5,7 @@ from typing import Any
 
 from . import subsampling
 from .models import attach, searched_module
+from .models.adapters import normalised_channels
 from .subsampling import OracleReport, SubsamplingGroup
 
 __all__ = ['attach', 'find_subsampling', 'translation_oracle']
@@ -12,19 +13,26 @@ __all__ = ['attach', 'find_subsampling', 'translation_oracle']
 Size = tuple[int, int]
 
 
-def find_subsampling(model: Any, input_size: Size = (224, 224)) -> list[SubsamplingGroup]:
+def find_subsampling(
+    model: Any, input_size: Size = (224, 224), in_channels: int | None = None
+) -> list[SubsamplingGroup]:
     """Subsampling groups on the trunk of a backbone, in execution order.
 
     Args:
-        model: a backbone, which maps ``(N, 3, H, W)`` to one or more feature maps, or a model that
-            `attach` takes, for the groups that it would search. Weights, buffers and mode stay as
-            they are.
+        model: a backbone, which maps images ``(N, C, H, W)`` to one or more feature maps, or a
+            model that `attach` takes, for the groups that it would search. Weights, buffers and
+            mode stay as they are.
         input_size: ``(H, W)`` of the image to trace with; one that the backbone accepts.
+        in_channels: ``C``; by default what the model's data preprocessor normalises, or the first
+            plausible number that the backbone runs with.
 
     Raises:
         MMDiscardError: if the backbone cannot be run at ``input_size``.
     """
-    return subsampling.find_subsampling(searched_module(model), input_size)
+    found = subsampling.map_subsampling(
+        searched_module(model), input_size, in_channels, normalised_channels(model)
+    )
+    return list(found.groups)
 
 
 def translation_oracle(
@@ -32,6 +40,7 @@ def translation_oracle(
     groups: Sequence[SubsamplingGroup],
     input_size: Size = (224, 224),
     seed: int = 0,
+    in_channels: int | None = None,
 ) -> list[OracleReport]:
     """Check every group on random images, each with its largest selection index.
 
@@ -40,5 +49,8 @@ def translation_oracle(
         groups: as `find_subsampling` returns them, or made by hand.
         input_size: ``(H, W)`` of the images.
         seed: of the random images.
+        in_channels: as for `find_subsampling`.
     """
-    return subsampling.translation_oracle(searched_module(model), groups, input_size, seed)
+    return subsampling.translation_oracle(
+        searched_module(model), groups, input_size, seed, in_channels, normalised_channels(model)
+    )

@@ -368,6 +368,16 @@ def _wrapped(outer: Any) -> Any:
     )
 
 
+def normalised_channels(model: Any) -> int | None:
+    """How many channels the data preprocessor of a model normalises; None if nothing says so."""
+    try:
+        mean = getattr(unwrap(model).data_preprocessor, 'mean', None)
+    except (MMDiscardError, AttributeError):  # a bare backbone, a model without one
+        return None
+    # A single mean is for grey images, or for all channels alike.
+    return mean.numel() if isinstance(mean, Tensor) and mean.numel() > 1 else None
+
+
 def adapter_class(model: nn.Module) -> type[ModelAdapter]:
     """The adapter that serves a model which `unwrap` returned."""
     return _adapter_of(model)

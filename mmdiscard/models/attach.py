@@ -21,9 +21,17 @@ from ..execution import (
 )
 from ..registry import AGGREGATORS, SEARCHES, build
 from ..search import Search
-from ..subsampling import Fingerprint, StateHooks, StateSpace, map_subsampling, select_groups
-from ..subsampling.backbone import blank_image, inference_mode
-from .adapters import ATTACHED, ModelAdapter, adapter_class, unwrap
+from ..subsampling import (
+    CheckedSizes,
+    Fingerprint,
+    StateHooks,
+    StateSpace,
+    SubsamplingMap,
+    map_subsampling,
+    select_groups,
+)
+from ..subsampling.backbone import blank_image, inference_mode, noise_image
+from .adapters import ATTACHED, ModelAdapter, adapter_class, normalised_channels, unwrap
 from .ensemble import Ensemble
 from .pipeline import Pipeline
 
@@ -45,8 +53,8 @@ def attach(
         model: a built MMPretrain classifier or MMSegmentation segmentor, or something around one: a
             TTA model, a distributed wrapper, an inferencer.
         subsampling: ``groups`` (``'all'``, ``'inner'`` or a list of names, positions and groups by
-            hand, ``dict(members=[...])``; default ``'inner'``) and ``input_size`` (``(H, W)`` to
-            trace with; default 224 x 224).
+            hand, ``dict(members=[...])``; default ``'inner'``), ``input_size`` (``(H, W)`` to trace
+            with; default 224 x 224) and ``in_channels`` (of the images; found out by default).
         search: config of a search; default ``GreedySearch`` with budget 10.
         aggregator: config of an aggregator; default: the paper's entropy weights on features
             for classifiers, the mean of exactly aligned logits for segmentors.
@@ -70,11 +78,14 @@ def attach(
     aggregator = build(AGGREGATORS, aggregator or adapter_type.default_aggregator)
     aggregator.check(adapter_type.dense)
     limits = MemoryLimits(max_rows, max_cache_bytes)
-    which, input_size = _subsampling_options(subsampling or {})
+    which, input_size, in_channels = _subsampling_options(subsampling or {})
     with ExitStack() as undo:
         adapter = adapter_type(model)
         undo.callback(adapter.uninstall)
-        found = map_subsampling(adapter.backbone, input_size)
+        found = map_subsampling(
+            adapter.backbone, input_size, in_channels, normalised_channels(model)
+        )
+        adapter.backbone_patch.channels_last = found.channels_last
         groups = select_groups(found, which, adapter.backbone)
         search.prepare(
             StateSpace(groups), Fingerprint.of(model, adapter.backbone, groups, found.input_size)
@@ -82,12 +93,11 @@ def attach(
         hooks = StateHooks(adapter.backbone, groups)
         undo.callback(hooks.remove)
         geometry = Geometry(hooks.space, found.strides)
-        probe = _Probe(adapter, hooks, blank_image(adapter.backbone, found.input_size))
+        probe = _Probe(adapter, hooks, found)
         cost_model = probe.cost_model()
         aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
-        executor = PrefixExecutor(
-            adapter.features, hooks, cost_model, probe.reentry_points(), limits
-        )
+        features = CheckedSizes(adapter.features, found)
+        executor = PrefixExecutor(features, hooks, cost_model, probe.reentry_points(), limits)
         pipeline = Pipeline(adapter, executor, search, aggregator, geometry, cost_model)
         ensemble = Ensemble(pipeline, found.input_size)
         adapter.install(lambda images, context: ensemble.predict(images, context))
@@ -102,14 +112,15 @@ class _Probe:
     Args:
         adapter: of the model.
         hooks: of the searched groups.
-        image: blank, ``(1, C, H, W)``, of the size to run with.
+        found: what discovery says of the backbone.
     """
 
-    def __init__(self, adapter: ModelAdapter, hooks: StateHooks, image: Tensor) -> None:
+    def __init__(self, adapter: ModelAdapter, hooks: StateHooks, found: SubsamplingMap) -> None:
         self.adapter = adapter
         self.hooks = hooks
-        self.image = image
-        self.context = adapter.default_context(image)
+        self.found = found
+        self.image = blank_image(adapter.backbone, found.input_size, found.in_channels)
+        self.context = adapter.default_context(self.image)
 
     def head(self, levels: Levels) -> Tensor:
         return self.adapter.head(levels, self.image, self.context)
@@ -148,15 +159,21 @@ class _Probe:
         )
 
     def reentry_points(self) -> ReentryPoints:
-        """Where the backbone can be entered."""
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn((2, *self.image.shape[1:]), generator=generator)
+        """Where the backbone can be entered: that is the same at any size."""
+        backbone, size, channels = (
+            self.adapter.backbone,
+            self.found.small_size,
+            self.found.in_channels,
+        )
+        images = torch.cat([noise_image(backbone, size, channels, seed) for seed in (0, 1)])
         with inference_mode(self.adapter.model):
-            return find_reentry_points(self.adapter.features, self.hooks, noise.to(self.image))
+            return find_reentry_points(self.adapter.features, self.hooks, images)
 
 
-def _subsampling_options(options: Mapping[str, Any]) -> tuple[Any, tuple[int, int]]:
-    """The groups to search and the size to trace with."""
+def _subsampling_options(
+    options: Mapping[str, Any],
+) -> tuple[Any, tuple[int, int], int | None]:
+    """The groups to search, and the size and the number of channels to trace with."""
     if not isinstance(options, Mapping):
         raise MMDiscardError(
             f"subsampling has to be a dict, such as dict(groups='inner'); got {options!r}"
@@ -164,12 +181,15 @@ def _subsampling_options(options: Mapping[str, Any]) -> tuple[Any, tuple[int, in
     options = dict(options)
     groups = options.pop('groups', 'inner')
     input_size = options.pop('input_size', (224, 224))
+    in_channels = options.pop('in_channels', None)
     if options:
         raise MMDiscardError(
             f'subsampling has no option {", ".join(map(repr, options))}; it takes groups, '
-            'input_size'
+            'input_size, in_channels'
         )
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
         raise MMDiscardError(f'input_size has to be (height, width) in pixels; got {input_size!r}')
-    return groups, size
+    if not (in_channels is None or isinstance(in_channels, int) and in_channels > 0):
+        raise MMDiscardError(f'in_channels has to be a number of channels; got {in_channels!r}')
+    return groups, size, in_channels

@@ -23,17 +23,20 @@ class BackbonePatch:
 
     Attributes:
         forward: the patch of that method.
+        channels_last: by output level, whether the backbone gives a map ``(N, h, w, C)``. Such
+            levels are ``(N, C, h, w)`` everywhere else.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
         self._backbone = backbone
         self.forward = MethodPatch(backbone, 'forward')
+        self.channels_last: tuple[bool, ...] = ()
         self._of_thread = threading.local()  # what it returned last, without the tensors
 
     def run(self, images: Tensor) -> Levels:
         """Run the backbone: ``(M, 3, H, W)`` to its output levels."""
         output = self._backbone(images)
-        levels = as_levels(output)
+        levels = self._permuted(as_levels(output), 0, 3, 1, 2)
         self._of_thread.form = without_tensors(output)
         self._of_thread.shapes = [(level.shape[1:], level.dtype, level.device) for level in levels]
         return levels
@@ -41,7 +44,7 @@ class BackbonePatch:
     @contextmanager
     def replay(self, levels: Levels) -> Iterator[None]:
         """Let the backbone return ``levels`` instead of running, in the form of its last run."""
-        output = with_levels(self._of_thread.form, levels)
+        output = with_levels(self._of_thread.form, self._permuted(levels, 0, 2, 3, 1))
         with self.forward.redirect(lambda *args, **kwargs: output):
             yield
 
@@ -51,6 +54,13 @@ class BackbonePatch:
             torch.zeros((), dtype=dtype, device=device).expand(count, *shape)
             for shape, dtype, device in self._of_thread.shapes
         )
+
+    def _permuted(self, levels: Levels, *axes: int) -> Levels:
+        """Levels with the axes of those that are channels-last permuted."""
+        if not any(self.channels_last):
+            return levels
+        layouts = zip(levels, self.channels_last, strict=True)
+        return tuple(level.permute(axes) if last else level for level, last in layouts)
 
     def remove(self) -> None:
         """Give the backbone its own `forward` back."""

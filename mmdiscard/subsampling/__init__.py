@@ -1,14 +1,16 @@
 """How a state enters a backbone: state arithmetic, forward hooks, discovery, the oracle."""
 
-from .discovery import SubsamplingMap, find_subsampling, map_subsampling
+from .discovery import find_subsampling, map_subsampling
 from .fingerprint import Fingerprint, GroupPrint
 from .group_selection import select_groups
 from .hooks import StateHooks
 from .model_file import ModelFile
 from .oracle import OracleReport, translation_oracle
 from .state import StateSpace, SubsamplingGroup
+from .subsampling_map import CheckedSizes, SubsamplingMap
 
 __all__ = [
+    'CheckedSizes',
     'Fingerprint',
     'GroupPrint',
     'ModelFile',

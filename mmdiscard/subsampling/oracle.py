@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .backbone import Size, as_levels, blank_image, deepest, inference_mode
 from .hooks import StateHooks
 from .state import StateSpace, SubsamplingGroup
+from .tracing import channels_taken
 
 PASS_BELOW = 0.5
 
@@ -49,6 +50,8 @@ def translation_oracle(
     groups: Sequence[SubsamplingGroup],
     input_size: Size = (224, 224),
     seed: int = 0,
+    in_channels: int | None = None,
+    expected_channels: int | None = None,
 ) -> list[OracleReport]:
     """Check every group on random images, each with its largest selection index.
 
@@ -57,14 +60,16 @@ def translation_oracle(
         groups: as `find_subsampling` returns them, or made by hand.
         input_size: ``(H, W)`` of the images.
         seed: of the random images.
+        in_channels: of the images; None to find out by running.
+        expected_channels: what to try first where ``in_channels`` is None.
     """
     with inference_mode(backbone):
-        return [_check(backbone, group, input_size, seed) for group in groups]
+        channels = in_channels or channels_taken(backbone, input_size, expected_channels)
+        image = blank_image(backbone, input_size, channels)
+        return [_check(backbone, group, image, seed) for group in groups]
 
 
-def _check(
-    backbone: nn.Module, group: SubsamplingGroup, input_size: Size, seed: int
-) -> OracleReport:
+def _check(backbone: nn.Module, group: SubsamplingGroup, image: Tensor, seed: int) -> OracleReport:
     """The better of two images: no image makes a group translate that is not on the trunk.
 
     Noise in the middle alone leaves what moves over a border blank, which suits backbones that
@@ -72,22 +77,22 @@ def _check(
     """
     reports = []
     for share in (0.5, 1.0):
-        reports.append(_compare(backbone, group, input_size, seed, share))
+        reports.append(_compare(backbone, group, image, seed, share))
         if reports[-1].passed:
             break
     return min(reports, key=lambda report: report.ratio)
 
 
 def _compare(
-    backbone: nn.Module, group: SubsamplingGroup, input_size: Size, seed: int, share: float
+    backbone: nn.Module, group: SubsamplingGroup, blank: Tensor, seed: int, share: float
 ) -> OracleReport:
-    """Compare with noise in the given share of both axes."""
+    """Compare with noise in the given share of both axes of a blank image."""
     space = StateSpace([group])
     state = torch.tensor([[group.num_indices - 1]])
     dy, dx = space.displacement(state)[0].tolist()
-    height, width = input_size
-    blank = blank_image(backbone, (height + dy, width + dx))
-    canvas = torch.randn(blank.shape, generator=torch.Generator().manual_seed(seed))
+    channels, height, width = blank.shape[1:]
+    generator = torch.Generator().manual_seed(seed)
+    canvas = torch.randn((1, channels, height + dy, width + dx), generator=generator)
     canvas = canvas * torch.outer(_middle(height + dy, share), _middle(width + dx, share))
     canvas = canvas.to(blank)
     image, translated = canvas[..., :height, :width], canvas[..., dy:, dx:]

@@ -1,6 +1,6 @@
 """What discovery found out of one backbone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -85,6 +85,30 @@ class SubsamplingMap:
                     'which it was traced: maps that do not grow with the image have no stride; set '
                     f'`input_size`={image_size} in `subsampling`, if all images have that size'
                 )
+
+
+class CheckedSizes:
+    """A backbone whose output levels are checked once for every size of image.
+
+    Args:
+        forward: the backbone, images ``(M, C, H, W)`` to output levels.
+        found: what their sizes are checked against.
+    """
+
+    def __init__(
+        self, forward: Callable[[Tensor], tuple[Tensor, ...]], found: SubsamplingMap
+    ) -> None:
+        self.forward = forward
+        self.found = found
+        self._checked: set[Size] = set()
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        levels = self.forward(images)
+        size = tuple(images.shape[2:])
+        if size not in self._checked:
+            self.found.check_level_sizes(size, levels)
+            self._checked.add(size)
+        return levels
 
 
 def _by(size: Size) -> str:

@@ -29,6 +29,24 @@ def trace_image(
     ) from error
 
 
+def channels_taken(backbone: nn.Module, input_size: Size, expected: int | None = None) -> int:
+    """The first plausible number of channels that a backbone runs with.
+
+    Args:
+        backbone: in evaluation mode.
+        input_size: ``(H, W)`` of the image to run with.
+        expected: what to try first.
+
+    Raises:
+        MMDiscardError: if there is none.
+    """
+    guesses = plausible_channels(backbone, expected)
+    for channels in guesses:
+        if _runs(backbone, input_size, channels):
+            return channels
+    return trace_image(backbone, input_size, guesses[0], None).in_channels  # which says why
+
+
 def _advice(backbone: nn.Module, input_size: Size, channels: int) -> str:
     """What to set for a backbone that could not be run: what it runs with."""
     if any(isinstance(module, nn.Conv3d) for module in backbone.modules()):
