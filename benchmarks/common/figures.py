@@ -22,7 +22,7 @@ def draw_panels(
     """
     colours = np.full((256, 3), 255, dtype=np.uint8)
     colours[: len(palette)] = palette
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(
         len(rows), len(COLUMNS), figsize=(2 * len(COLUMNS), 2 * len(rows)), squeeze=False
     )
@@ -32,7 +32,7 @@ def draw_panels(
             axis.set_axis_off()
     for axis, title in zip(axes[0], COLUMNS, strict=True):
         axis.set_title(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_cost_curves(
@@ -44,7 +44,7 @@ def draw_cost_curves(
         curves: per model, points (budget, cost in plain forwards, metric).
         path: picture file.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.2), squeeze=False)
     for axis, (name, points) in zip(axes[0], curves.items(), strict=True):
         budgets, costs, metrics = zip(*sorted(points), strict=True)
@@ -55,22 +55,28 @@ def draw_cost_curves(
         axis.set_xlabel('cost (time of one plain forward)')
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel('metric')
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _pyplot():
+def pyplot():
+    """Matplotlib's pyplot, drawing to files.
+
+    Raises:
+        ImportError: if matplotlib is absent.
+    """
     try:
         import matplotlib
     except ImportError as error:
         raise ImportError("figures need matplotlib: pip install 'mmdiscard[demo]'") from error
     matplotlib.use('Agg')
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
-    return pyplot
+    return plt
 
 
-def _save(figure, path: str | PathLike) -> None:
+def save_figure(figure, path: str | PathLike) -> None:
+    """Write a figure and free it."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    _pyplot().close(figure)
+    pyplot().close(figure)

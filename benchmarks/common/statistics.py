@@ -5,8 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+from scipy.stats import t as student
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,11 @@ class Interval:
 
 
 def paired_interval(before: Sequence[float], after: Sequence[float]) -> Interval:
-    """Mean difference ``after - before`` of paired runs with its Student interval.
+    """Mean difference ``after - before`` of paired runs with the 95 % interval of Student's t.
+
+    Args:
+        before: a value for each run.
+        after: of the same runs, in the same order.
 
     Raises:
         ValueError: if the two differ in length or are empty.
@@ -37,5 +40,5 @@ def paired_interval(before: Sequence[float], after: Sequence[float]) -> Interval
     mean = statistics.fmean(gains)
     if len(gains) == 1:
         return Interval(mean, math.nan)
-    t = _T95[len(gains) - 2] if len(gains) - 2 < len(_T95) else 1.96
+    t = float(student.ppf(0.975, len(gains) - 1))
     return Interval(mean, t * statistics.stdev(gains) / math.sqrt(len(gains)))

@@ -6,7 +6,6 @@ Started by ``benchmarks.demo.run``; what exists and still fits is reused.
 import argparse
 import copy
 import hashlib
-import json
 import logging
 import statistics
 import time
@@ -20,69 +19,39 @@ from mmengine.runner import Runner
 
 import mmdiscard
 from benchmarks.common.figures import draw_panels
+from benchmarks.common.files import read_results
+from benchmarks.demo.models import CONFIGS, DEMO_MODELS, DemoModel
 from mmdiscard.engine import cli
 from mmdiscard.learned.training_config import load_base, training_config
 from mmdiscard.learned.training_hook import RESULT
+from mmdiscard.utils import write_json
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
 PANEL_IMAGES = 5
 
 
-class Model:
-    """What the demo does with one of its models."""
+def variants(model: DemoModel, curve: bool, learned: bool = False) -> dict[str, dict]:
+    """Ways to test a model: name -> config to start from, and arguments of `test`.
 
-    def __init__(
-        self, recommended: str, published: str | None, learned: str, metric: str, budgets: tuple
-    ) -> None:
-        self.recommended = recommended
-        self.published = published
-        self.learned = learned
-        self.metric = metric
-        self.budgets = budgets
-
-    def variants(self, curve: bool, learned: bool = False) -> dict[str, dict]:
-        """Ways to test: name -> config to start from, and what to change in it."""
-        variants = {
-            'plain': dict(config=self.recommended, plain=True),
-            'MM multi-scale TTA': dict(config=self.recommended, plain=True, tta=True),
-            'mmdiscard': dict(config=self.recommended),
-            'mmdiscard + TTA': dict(config=self.recommended, tta=True),
+    Args:
+        model: of the demo.
+        curve: also with other budgets, for the figure of costs.
+        learned: also with the learned aggregator.
+    """
+    found = {
+        'plain': dict(config=model.recommended, plain=True),
+        'MM multi-scale TTA': dict(config=model.recommended, plain=True, tta=True),
+        'mmdiscard': dict(config=model.recommended),
+        'mmdiscard + TTA': dict(config=model.recommended, tta=True),
+    }
+    if model.published:
+        found["paper's settings"] = dict(config=model.published)
+    if learned:
+        found['learned aggregation'] = dict(config=model.learned)
+    if curve:
+        found |= {
+            f'B={budget}': dict(config=model.recommended, budget=budget) for budget in model.budgets
         }
-        if self.published:
-            variants["paper's settings"] = dict(config=self.published)
-        if learned:
-            variants['learned aggregation'] = dict(config=self.learned)
-        if curve:
-            variants |= {
-                f'B={budget}': dict(config=self.recommended, budget=budget)
-                for budget in self.budgets
-            }
-        return variants
-
-
-MODELS = {
-    'classifier': Model(
-        'classifier_greedy-b4.py',
-        None,
-        'classifier_attention-b4.py',
-        'accuracy/top1',
-        (1, 2, 4, 8, 16),
-    ),
-    'segmentor_stride8': Model(
-        'segmentor_stride8_spread-b4.py',
-        'segmentor_stride8_greedy-b4.py',
-        'segmentor_stride8_phase-b4.py',
-        'mIoU',
-        (1, 2, 4, 8, 16),
-    ),
-    'segmentor_mit': Model(
-        'segmentor_mit_spread-b4.py',
-        'segmentor_mit_greedy-b4.py',
-        'segmentor_mit_phase-b4.py',
-        'mIoU',
-        (1, 2, 4, 8, 16),
-    ),
-}
+    return found
 
 
 class StepTimer(Hook):
@@ -101,13 +70,20 @@ class StepTimer(Hook):
 
 
 def load_config(name: str, data: Path, work_dir: Path, seed: int) -> Config:
+    """A config of ``configs/demo``, ready to run.
+
+    Args:
+        name: of the file.
+        data: folder of the digit scenes.
+        work_dir: of the run.
+        seed: of the run.
+    """
     cfg = cli.read_config(str(CONFIGS / name))
     kind = 'classification' if cfg.default_scope == 'mmpretrain' else 'segmentation'
+    # No workers: loading small images in this process is quicker than asking others for them.
     for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[field].dataset.data_root = str(data / kind)
-        cfg[
-            field
-        ].num_workers = 0  # small images: loading them here is quicker than asking for them
+        cfg[field].num_workers = 0
     cli.prepare_dataloaders(cfg)
     cfg.randomness.seed = seed
     cfg.work_dir = str(work_dir)
@@ -120,17 +96,6 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write all or nothing."""
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(content, indent=2))
-    partial.replace(path)
-
-
 def train(name: str, data: Path, work_dir: Path, seed: int) -> tuple[Path, str]:
     """Train, unless this very run is there; the checkpoint and the run's fingerprint."""
     cfg = load_config(f'{name}.py', data, work_dir, seed)
@@ -138,7 +103,7 @@ def train(name: str, data: Path, work_dir: Path, seed: int) -> tuple[Path, str]:
     key = fingerprint(cfg, (data / 'manifest.json').read_text())
     checkpoint = work_dir / f'iter_{cfg.train_cfg.max_iters}.pth'
     done = work_dir / 'trained.json'
-    if read_json(done).get('fingerprint') != key or not checkpoint.is_file():
+    if read_results(done).get('fingerprint') != key or not checkpoint.is_file():
         done.unlink(missing_ok=True)
         Runner.from_cfg(cfg).train()
         write_json(done, dict(fingerprint=key))
@@ -151,7 +116,7 @@ def train_aggregator(cfg: Config, checkpoint: Path, trained: str) -> None:
     aggregator = cfg.custom_hooks[0].aggregator
     aggregator.init_cfg.checkpoint = str(folder / RESULT)
     key, done = fingerprint(trained, cfg, mmdiscard.__version__), folder / 'trained.json'
-    if read_json(done).get('fingerprint') != key or not (folder / RESULT).is_file():
+    if read_results(done).get('fingerprint') != key or not (folder / RESULT).is_file():
         learning = copy.deepcopy(cfg)
         learning.work_dir = str(folder)
         training_config(learning)
@@ -161,8 +126,18 @@ def train_aggregator(cfg: Config, checkpoint: Path, trained: str) -> None:
         write_json(done, dict(fingerprint=key))
 
 
-def test(cfg: Config, checkpoint: Path, plain: bool = False, tta: bool = False, budget: int = 0):
-    """Test once: all metrics, and the median seconds of a batch."""
+def test(
+    cfg: Config, checkpoint: Path, plain: bool = False, tta: bool = False, budget: int = 0
+) -> tuple[dict, float]:
+    """Test once: all metrics, and the median seconds of a batch.
+
+    Args:
+        cfg: with a search hook.
+        checkpoint: weights.
+        plain: without mmdiscard.
+        tta: with the config's views.
+        budget: number of states; 0 for the config's.
+    """
     if plain:
         cli.make_plain(cfg)
     if budget:
@@ -179,10 +154,10 @@ def test(cfg: Config, checkpoint: Path, plain: bool = False, tta: bool = False, 
 
 def run(name: str, seed: int, data: Path, work_dir: Path, learned: bool = False) -> None:
     """Train and test one model; add what is missing to its results."""
-    model = MODELS[name]
+    model = DEMO_MODELS[name]
     checkpoint, trained = train(name, data, work_dir, seed)
-    results = read_json(work_dir / 'results.json')
-    for variant, how in model.variants(seed == 0, learned).items():
+    results = read_results(work_dir / 'results.json')
+    for variant, how in variants(model, seed == 0, learned).items():
         options = dict(how)
         cfg = load_config(options.pop('config'), data, work_dir / 'test', seed)
         key = fingerprint(trained, cfg, how, mmdiscard.__version__)
@@ -205,7 +180,7 @@ def write_panels(name: str, data: Path, checkpoint: Path, work_dir: Path) -> Non
     import mmcv
     from mmseg.apis import inference_model, init_model
 
-    cfg = load_config(MODELS[name].recommended, data, work_dir, 0)
+    cfg = load_config(DEMO_MODELS[name].recommended, data, work_dir, 0)
     model = init_model(cfg, str(checkpoint), device='cpu')
     root = data / 'segmentation'
     paths = sorted((root / 'images' / 'test').glob('*.png'))
@@ -232,7 +207,7 @@ def write_panels(name: str, data: Path, checkpoint: Path, work_dir: Path) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('model', choices=MODELS)
+    parser.add_argument('model', choices=DEMO_MODELS)
     parser.add_argument('seed', type=int)
     parser.add_argument('--data', type=Path, required=True)
     parser.add_argument('--work-dir', type=Path, required=True)

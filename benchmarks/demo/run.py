@@ -10,25 +10,24 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 
 from benchmarks.common.figures import draw_cost_curves
+from benchmarks.common.files import read_results
 from benchmarks.common.statistics import paired_interval
+from benchmarks.common.tables import markdown_table
 from benchmarks.demo.digit_scenes import make_digit_scenes
-from benchmarks.demo.job import MODELS, read_json
+from benchmarks.demo.job import variants
+from benchmarks.demo.models import DEMO_MODELS
 from mmdiscard.engine import cli
 from mmdiscard.errors import MMDiscardError
+from mmdiscard.utils import Progress, write_text
 
 JOB = 'benchmarks.demo.job'
-TITLES = {
-    'classifier': 'ResNet-18 type classifier, top-1 accuracy (%)',
-    'segmentor_stride8': 'stride-8 ResNet segmentor, mIoU (%)',
-    'segmentor_mit': 'MiT + SegFormer head, mIoU (%)',
-}
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,30 +47,13 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-class Progress:
-    """Lines of the jobs as they come, and how long the rest will take."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.finished = 0
-        self.start = time.perf_counter()
-
-    def line(self, job: str, text: str) -> None:
-        if 'Iter(train)' in text:
-            text = text[text.index('Iter(train)') :]
-        elif not text.startswith('demo:'):
-            return
-        print(f'{job:>20s} | {text[:100].rstrip()}', flush=True)
-
-    def done(self, job: str) -> None:
-        self.finished += 1
-        spent = time.perf_counter() - self.start
-        left = spent / self.finished * (self.total - self.finished)
-        print(
-            f'{job:>20s} | done: {self.finished} of {self.total} runs, {spent:.0f} s spent, '
-            f'about {left:.0f} s left',
-            flush=True,
-        )
+def show(job: str, text: str) -> None:
+    """Print what a job says of its training and its tests."""
+    if 'Iter(train)' in text:
+        text = text[text.index('Iter(train)') :]
+    elif not text.startswith('demo:'):
+        return
+    print(f'{job:>20s} | {text[:100].rstrip()}', flush=True)
 
 
 def run_job(name: str, seed: int, args: argparse.Namespace, progress: Progress) -> None:
@@ -94,42 +76,50 @@ def run_job(name: str, seed: int, args: argparse.Namespace, progress: Progress) 
     ):
         for text in process.stdout:
             log.write(text)
-            progress.line(job, text)
+            show(job, text)
     if process.returncode:
         raise MMDiscardError(f'the demo run of {job} failed; its output is in {folder / "log.txt"}')
-    progress.done(job)
+    progress.step(job)
 
 
 def job_folder(args: argparse.Namespace, name: str, seed: int) -> Path:
     return args.work_dir / name / f'seed{seed}'
 
 
-def table(args: argparse.Namespace, name: str) -> list[str]:
-    """Lines of the table for one model: mean metric, paired gain, cost."""
-    runs = [read_json(job_folder(args, name, seed) / 'results.json') for seed in range(args.seeds)]
+def rows(args: argparse.Namespace, name: str) -> list[list[str]]:
+    """Rows of the table for one model: mean metric, paired gain, cost."""
+    model = DEMO_MODELS[name]
+    runs = [
+        read_results(job_folder(args, name, seed) / 'results.json') for seed in range(args.seeds)
+    ]
     plain = [run['plain'] for run in runs]
-    lines = []
-    for variant in MODELS[name].variants(curve=False, learned=args.learned):
+    found = []
+    for variant in variants(model, curve=False, learned=args.learned):
         results = [run[variant] for run in runs]
         metrics = [result['metric'] for result in results]
         gain = paired_interval([p['metric'] for p in plain], metrics)
-        cost = sum(r['seconds'] / p['seconds'] for r, p in zip(results, plain, strict=True))
-        lines.append(
-            f'| {"" if lines else TITLES[name]} | {variant} | {sum(metrics) / len(metrics):.2f} '
-            f'| {"" if variant == "plain" else gain} | {cost / len(runs):.2f} |'
+        cost = fmean(r['seconds'] / p['seconds'] for r, p in zip(results, plain, strict=True))
+        found.append(
+            [
+                '' if found else model.title,
+                variant,
+                f'{fmean(metrics):.2f}',
+                '' if variant == 'plain' else str(gain),
+                f'{cost:.2f}',
+            ]
         )
-    return lines
+    return found
 
 
 def curve(args: argparse.Namespace, name: str) -> list[tuple[int, float, float]]:
-    results = read_json(job_folder(args, name, 0) / 'results.json')
+    results = read_results(job_folder(args, name, 0) / 'results.json')
     return [
         (
             budget,
             results[f'B={budget}']['seconds'] / results['plain']['seconds'],
             results[f'B={budget}']['metric'],
         )
-        for budget in MODELS[name].budgets
+        for budget in DEMO_MODELS[name].budgets
     ]
 
 
@@ -163,8 +153,8 @@ def main() -> None:
 def run_all(args: argparse.Namespace) -> None:
     """Data, jobs, table and pictures."""
     print(f'Data: {make_digit_scenes(args.data)}', flush=True)
-    jobs = [(name, seed) for seed in range(args.seeds) for name in MODELS]
-    progress = Progress(len(jobs))
+    jobs = [(name, seed) for seed in range(args.seeds) for name in DEMO_MODELS]
+    progress = Progress(len(jobs), 'demo runs', every=0)
     with ThreadPoolExecutor(args.jobs) as pool:
         futures = [pool.submit(run_job, *job, args, progress) for job in jobs]
         try:
@@ -174,17 +164,13 @@ def run_all(args: argparse.Namespace) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     interval = 'gain with 95 % interval' if args.seeds > 1 else 'gain (one seed: no interval)'
-    report = [
-        f'| model, test metric, {args.seeds} seed(s) | method | metric | {interval} | cost |',
-        '|---|---|---:|---:|---:|',
-        *(line for name in MODELS for line in table(args, name)),
-        '',
-        'cost: time of a test batch over that of the plain model, same process.',
-    ]
-    print('\n' + '\n'.join(report))
-    (args.work_dir / 'table.md').write_text('\n'.join(report) + '\n')
-    draw_cost_curves({name: curve(args, name) for name in MODELS}, args.work_dir / 'cost.png')
-    panels = [job_folder(args, name, 0) / 'panels.png' for name in MODELS]
+    header = [f'model, test metric, {args.seeds} seed(s)', 'method', 'metric', interval, 'cost']
+    table = markdown_table(header, [row for name in DEMO_MODELS for row in rows(args, name)], 2)
+    report = '\n'.join([*table, '', 'cost: time of a test batch over that of the plain model.'])
+    print('\n' + report)
+    write_text(args.work_dir / 'table.md', report + '\n')
+    draw_cost_curves({name: curve(args, name) for name in DEMO_MODELS}, args.work_dir / 'cost.png')
+    panels = [job_folder(args, name, 0) / 'panels.png' for name in DEMO_MODELS]
     pictures = [args.work_dir / 'cost.png', *(path for path in panels if path.is_file())]
     print('\nPictures: ' + ', '.join(map(str, pictures)))
 

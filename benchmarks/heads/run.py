@@ -10,7 +10,6 @@ the same command goes on after an interruption. The report holds whatever is fin
 
 import argparse
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,12 +20,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import mmdiscard
+from benchmarks.common.files import read_results
 from benchmarks.common.statistics import paired_interval
+from benchmarks.common.tables import markdown_table
 from benchmarks.demo.digit_scenes import make_digit_scenes
-from benchmarks.demo.job import fingerprint, load_config, read_json
+from benchmarks.demo.job import fingerprint, load_config
 from mmdiscard.engine import cli
 from mmdiscard.errors import MMDiscardError
-from mmdiscard.utils import write_json
+from mmdiscard.utils import Progress, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def run_job(args: argparse.Namespace, name: str, seed: int) -> None:
     results = folder / f'{args.split}.json'
     cfg = job_config(args, name, seed)
     key = fingerprint(trained, cfg.test_dataloader, SETTINGS, ALIGNMENTS, HEADS[name].fine)
-    if read_json(results).get('fingerprint') != key:
+    if read_results(results).get('fingerprint') != key:
         write_json(results, dict(fingerprint=key, mIoU=test(cfg, checkpoint, HEADS[name].fine)))
 
 
@@ -124,32 +125,30 @@ def train(cfg: Config, data: Path, folder: Path) -> tuple[Path, str]:
     key = fingerprint(cfg, (data / 'manifest.json').read_text())
     checkpoint = folder / f'iter_{cfg.train_cfg.max_iters}.pth'
     done = folder / 'trained.json'
-    if read_json(done).get('fingerprint') != key or not checkpoint.is_file():
+    if read_results(done).get('fingerprint') != key or not checkpoint.is_file():
         done.unlink(missing_ok=True)
         runner = Runner.from_cfg(cfg)
-        runner.register_hook(Ticker(str(folder)))
+        runner.register_hook(TrainingProgress(str(folder)))
         runner.train()
         write_json(done, dict(fingerprint=key))
     return checkpoint, key
 
 
-class Ticker(Hook):
-    """A line with the time left of a training every hundred iterations."""
+class TrainingProgress(Hook):
+    """Prints how far a training is.
+
+    Args:
+        title: names the training.
+    """
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.start = time.perf_counter()
+
+    def before_train(self, runner: Runner) -> None:
+        self.progress = Progress(runner.max_iters, f'{self.title}, iterations')
 
     def after_train_iter(self, runner: Runner, batch_idx: int, outputs: dict, **kwargs) -> None:
-        done = runner.iter + 1
-        if done % 100 == 0:
-            spent = time.perf_counter() - self.start
-            left = spent / done * (runner.max_iters - done)
-            print(
-                f'{self.title}: {done} of {runner.max_iters} iterations, '
-                f'loss {float(outputs["loss"]):.3f}, about {left:.0f} s left of them',
-                flush=True,
-            )
+        self.progress.step(f'loss {float(outputs["loss"]):.3f}')
 
 
 def test(cfg: Config, checkpoint: Path, fine: int) -> dict:
@@ -183,7 +182,7 @@ def collect(args: argparse.Namespace) -> dict[str, list[dict]]:
     found = {}
     for name in HEADS:
         files = [job_folder(args, name, s) / f'{args.split}.json' for s in range(args.seeds)]
-        results = [read_json(path)['mIoU'] for path in files if path.is_file()]
+        results = [read_results(path)['mIoU'] for path in files if path.is_file()]
         if results:
             found[name] = results
     return found
@@ -191,27 +190,30 @@ def collect(args: argparse.Namespace) -> dict[str, list[dict]]:
 
 def table(found: dict[str, list[dict]], setting: str) -> list[str]:
     """Lines of one table: gains over the plain model and over the published alignment."""
-    lines = [
-        f'| head | seeds | plain | {" | ".join(ALIGNMENTS)} | exact - paper |',
-        '|---|---:|---:|' + '---:|' * (len(ALIGNMENTS) + 1),
-    ]
+    rows = []
     means: dict[str, list[float]] = {key: [] for key in ('plain', *ALIGNMENTS)}
     for name, results in found.items():
         runs = {key: [r[setting][key] for r in results] for key in ALIGNMENTS}
         runs['plain'] = [r['plain'] for r in results]
         for key, values in runs.items():
             means[key].append(fmean(values))
-        lines.append(row(HEADS[name].title, str(len(results)), runs))
+        rows.append(row(HEADS[name].title, str(len(results)), runs))
     if len(found) > 1:
-        lines.append(row('**all heads**', '', means))
-    return lines
+        rows.append(row('**all heads**', '', means))
+    return markdown_table(['head', 'seeds', 'plain', *ALIGNMENTS, 'exact - paper'], rows)
 
 
-def row(title: str, seeds: str, runs: dict[str, list[float]]) -> str:
+def row(title: str, seeds: str, runs: dict[str, list[float]]) -> list[str]:
+    """Cells of one row.
+
+    Args:
+        title: of the row.
+        seeds: how many.
+        runs: mIoU of every run by alignment, and of the plain model.
+    """
     gains = [paired_interval(runs['plain'], runs[key]) for key in ALIGNMENTS]
     better = paired_interval(runs[PUBLISHED], runs['exact'])
-    cells = [title, seeds, f'{fmean(runs["plain"]):.2f}', *map(str, gains), str(better)]
-    return f'| {" | ".join(cells)} |'
+    return [title, seeds, f'{fmean(runs["plain"]):.2f}', *map(str, gains), str(better)]
 
 
 def write_report(args: argparse.Namespace) -> str:
@@ -225,10 +227,7 @@ def write_report(args: argparse.Namespace) -> str:
         'the last row over heads.',
     ]
     text = '\n'.join(lines) + '\n'
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_suffix('.partial')
-    partial.write_text(text, encoding='utf-8')
-    partial.replace(args.out)
+    write_text(args.out, text)
     write_json(args.out.with_suffix('.json'), found)
     return text
 
@@ -261,16 +260,11 @@ def run_all(args: argparse.Namespace) -> None:
         print(f'Data: {make_digit_scenes(args.data)}', flush=True)
     # One seed of every head first, so that an early end leaves a whole table.
     jobs = [(name, seed) for seed in range(args.seeds) for name in names]
-    start = time.perf_counter()
-    for count, (name, seed) in enumerate(jobs, 1):
+    progress = Progress(len(jobs), 'heads and seeds', every=0)
+    for name, seed in jobs:
         run_job(args, name, seed)
         write_report(args)
-        spent = time.perf_counter() - start
-        print(
-            f'{name} seed {seed} done: {count} of {len(jobs)}, {spent:.0f} s spent, about '
-            f'{spent / count * (len(jobs) - count):.0f} s left',
-            flush=True,
-        )
+        progress.step(f'{name} seed {seed}')
     print(f'\n{write_report(args)}\nReport: {args.out}')
 
 

@@ -72,7 +72,7 @@ class Method:
     one_state: bool = False
 
 
-class Contest:
+class MethodComparison:
     """Methods that merge the same kind of tensors, aligned alike, of the same states.
 
     Also a context manager: leaving it detaches.
@@ -103,7 +103,7 @@ class Contest:
         self.ensemble = attach(model, subsampling, search, first)
         self._keep = levels_read(self.ensemble)
 
-    def __enter__(self) -> 'Contest':
+    def __enter__(self) -> 'MethodComparison':
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -115,7 +115,7 @@ class Contest:
         budgets: Sequence[int],
         report: Callable[[str], None],
     ) -> dict[str, float]:
-        """Train those that learn side by side, AdamW on a cosine; seconds of merging for each.
+        """Train those that learn side by side, AdamW on a cosine; seconds of the steps of each.
 
         Args:
             epoch: gives the batches of an epoch: preprocessed images, MM samples.

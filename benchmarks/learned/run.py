@@ -9,34 +9,38 @@ base models stay as they are. What is finished is kept, so an interrupted run go
 
 import argparse
 import tempfile
-import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_checkpoint
 
 import mmdiscard
+from benchmarks.common.files import read_results
 from benchmarks.common.statistics import paired_interval
-from benchmarks.demo.job import MODELS, fingerprint, load_config, read_json
-from benchmarks.learned.compare import Contest, Method
+from benchmarks.common.tables import markdown_table
+from benchmarks.demo.job import fingerprint, load_config
+from benchmarks.demo.models import DEMO_MODELS, checkpoints
+from benchmarks.learned.compare import Method, MethodComparison
 from mmdiscard.engine import cli
-from mmdiscard.errors import MMDiscardError
 from mmdiscard.learned import SeededSubset
 from mmdiscard.learned.feature_cache import FeatureCache
-from mmdiscard.registry import MODELS as MODEL_REGISTRY
-from mmdiscard.registry import SEARCHES, build
-from mmdiscard.utils import write_json
+from mmdiscard.registry import MODELS, SEARCHES, build
+from mmdiscard.utils import Progress, write_json, write_text
 
 BUDGETS = (4, 10, 16)
 BATCH = 10
 IMAGES = 500
 PAPER_LR = 1e-6
 PLAIN = 'plain'
-HEADER = '| method | metric | over plain | over the average | cost |'
+HEADER = ('method', 'metric', 'over plain', 'over the average', 'cost')
 
 
 def methods(align: str, larger_lrs: Sequence[float]) -> tuple[list[Method], list[Method]]:
@@ -79,7 +83,9 @@ class Data:
 
     def __init__(self, loader: dict, model: torch.nn.Module) -> None:
         images, self.samples = [], []
-        for batch in Runner.build_dataloader(loader):
+        loader = Runner.build_dataloader(loader)
+        self.metainfo = loader.dataset.metainfo
+        for batch in loader:
             batch = model.data_preprocessor(batch, False)
             images.append(batch['inputs'])
             self.samples += batch['data_samples']
@@ -94,39 +100,31 @@ class Data:
         return [(self.images[part], [self.samples[i] for i in part]) for part in parts]
 
 
-class Confusion:
-    """Counts of labels against predictions, and the demo's metric of them."""
+def predictions(logits: torch.Tensor, samples: Sequence, dense: bool) -> list[dict]:
+    """What MM's metrics look at, for logits ``(N, K, ...)`` of as many samples.
 
-    def __init__(self) -> None:
-        self.counts = 0
-
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count ``(N, K, ...)`` against ``(N, ...)``; labels of 255 are ignored."""
-        classes = logits.shape[1]
-        known = labels != 255
-        pairs = labels[known] * classes + logits.argmax(1)[known]
-        self.counts += torch.bincount(pairs, minlength=classes**2).view(classes, classes).double()
-
-    def metric(self, dense: bool) -> float:
-        """mIoU or accuracy, in percent."""
-        right = self.counts.diag()
-        if not dense:
-            return float(right.sum() / self.counts.sum() * 100)
-        return float((right / (self.counts.sum(0) + self.counts.sum(1) - right)).mean() * 100)
-
-
-def labels_of(samples: Sequence, dense: bool) -> torch.Tensor:
+    Args:
+        logits: predicted.
+        samples: with the truth.
+        dense: whether they are of a segmentor.
+    """
     if dense:
-        return torch.cat([sample.gt_sem_seg.data for sample in samples]).long()
-    return torch.cat([sample.gt_label for sample in samples])
+        return [
+            dict(pred_sem_seg=dict(data=labels), gt_sem_seg=dict(data=sample.gt_sem_seg.data))
+            for labels, sample in zip(logits.argmax(1), samples, strict=True)
+        ]
+    return [
+        dict(pred_score=scores, gt_label=sample.gt_label)
+        for scores, sample in zip(logits.softmax(1), samples, strict=True)
+    ]
 
 
 def run(name: str, seed: int, args: argparse.Namespace) -> dict:
     """All methods and budgets for one model."""
-    cfg = load_config(MODELS[name].recommended, args.data, args.work_dir, seed)
+    cfg = load_config(DEMO_MODELS[name].recommended, args.data, args.work_dir, seed)
     init_default_scope(cfg.default_scope)
-    model = MODEL_REGISTRY.build(cfg.model).eval()
-    load_checkpoint(model, str(checkpoint_of(name, seed, args)), map_location='cpu')
+    model = MODELS.build(cfg.model).eval()
+    load_checkpoint(model, str(checkpoints(args.demo, name, seed)[-1]), map_location='cpu')
     dense = cfg.default_scope == 'mmseg'
     training = cfg.train_dataloader
     training.update(batch_size=BATCH, sampler=dict(type='DefaultSampler', shuffle=False))
@@ -139,71 +137,77 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict:
     # Spaces of 16 states are trained on as a whole; larger ones as in the paper.
     learn = search if dense else dict(search, budget=30, criterion=dict(type='RandomCriterion'))
     found = dict(metric={}, cost={}, seconds={})
+    args.work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.work_dir) as scratch:
         caches = [FeatureCache(f'{scratch}/{part}', part) for part in ('train', 'test')]
-        for contestants in methods('exact' if dense else 'none', args.attention_lr):
-            with Contest(model, contestants, hook.subsampling, learn, caches[0]) as contest:
+        for compared in methods('exact' if dense else 'none', args.attention_lr):
+            with MethodComparison(
+                model, compared, hook.subsampling, learn, caches[0]
+            ) as comparison:
                 budgets = BUDGETS if dense else (30,)
-                found['seconds'] |= contest.train(
+                found['seconds'] |= comparison.train(
                     train.batches, budgets, lambda line: print(f'{name} {seed}: {line}', flush=True)
                 )
-                contest.ensemble.use(build(SEARCHES, search))
-                contest.cache = caches[1]
-                examine(contest, test, dense, found)
+                comparison.ensemble.use(build(SEARCHES, search))
+                comparison.cache = caches[1]
+                examine(comparison, test, name, cfg, found)
     return found
 
 
-def examine(contest: Contest, test: Data, dense: bool, found: dict) -> None:
-    """Metrics and costs of all methods and budgets."""
-    confusions = {(m.name, budget): Confusion() for m in contest.methods for budget in BUDGETS}
+def examine(comparison: MethodComparison, test: Data, name: str, cfg: Config, found: dict) -> None:
+    """Add metrics and costs of all methods and budgets to what was found.
+
+    Args:
+        comparison: of trained methods.
+        test: images.
+        name: of the model.
+        cfg: its config.
+        found: gets ``metric`` and ``cost``, by method and budget.
+    """
+    dense = cfg.default_scope == 'mmseg'
+    evaluators = {}
+    for method, budget in product(comparison.methods, BUDGETS):
+        evaluators[method.name, budget] = evaluator = Evaluator(cfg.test_evaluator)
+        evaluator.dataset_meta = test.metainfo
     for images, samples in test.batches():
-        parts = contest.compute(images)
-        labels = labels_of(samples, dense)
+        parts = comparison.compute(images)
         for budget in BUDGETS:
-            for name, logits in contest.logits(parts, budget).items():
-                confusions[name, budget].add(logits, labels)
+            for method, logits in comparison.logits(parts, budget).items():
+                evaluators[method, budget].process(predictions(logits, samples, dense))
     states = torch.stack([outputs.rows.states[0] for outputs in parts]).tolist()
-    for method in contest.methods:
+    metric = DEMO_MODELS[name].metric
+    values = {key: one.evaluate(len(test.samples))[metric] for key, one in evaluators.items()}
+    for method in comparison.methods:
         found['metric'][method.name] = {
-            budget: confusions[method.name, budget].metric(dense) for budget in BUDGETS
+            budget: float(values[method.name, budget]) for budget in BUDGETS
         }
         found['cost'][method.name] = {
-            budget: contest.cost(method, states[:budget]) for budget in BUDGETS
+            budget: comparison.cost(method, states[:budget]) for budget in BUDGETS
         }
 
 
-def checkpoint_of(name: str, seed: int, args: argparse.Namespace) -> Path:
-    """The demo's checkpoint.
-
-    Raises:
-        MMDiscardError: if there is none.
-    """
-    folder = args.demo / name / f'seed{seed}'
-    found = sorted(folder.glob('iter_*.pth'))
-    if not found:
-        raise MMDiscardError(f'no checkpoint in {folder}: run `make demo` first')
-    return found[-1]
-
-
-def table(name: str, runs: Sequence[dict]) -> list[str]:
-    """Lines for one model: metric and paired gains over plain and over the average, and cost."""
+def rows(name: str, runs: Sequence[dict]) -> list[list[str]]:
+    """Rows for one model: metric and paired gains over plain and over the average, and cost."""
     base, average = runs_of(runs, PLAIN, BUDGETS[0]), 'average'
-    lines = [f'| {name}, plain | {np.mean(base):.2f} | | | 1.00 |']
+    found = [[f'{name}, plain', f'{np.mean(base):.2f}', '', '', '1.00']]
     for budget in BUDGETS:
         for method in runs[0]['metric']:
             values = runs_of(runs, method, budget)
             if method == PLAIN or (method.startswith(PLAIN) and budget > BUDGETS[0]):
                 continue
             label = method if method.startswith(PLAIN) else f'B={budget}, {method}'
+            over = paired_interval(runs_of(runs, average, budget), values)
             cost = np.mean([run['cost'][method][str(budget)] for run in runs])
-            over = (
-                '' if method == average else paired_interval(runs_of(runs, average, budget), values)
+            found.append(
+                [
+                    label,
+                    f'{np.mean(values):.2f}',
+                    str(paired_interval(base, values)),
+                    '' if method == average else str(over),
+                    f'{cost:.2f}',
+                ]
             )
-            lines.append(
-                f'| {label} | {np.mean(values):.2f} | {paired_interval(base, values)} | {over} | '
-                f'{cost:.2f} |'
-            )
-    return lines
+    return found
 
 
 def runs_of(runs: Sequence[dict], method: str, budget: int) -> list[float]:
@@ -214,7 +218,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--models', nargs='+', choices=list(MODELS), default=list(MODELS))
+    parser.add_argument('--models', nargs='+', choices=DEMO_MODELS, default=list(DEMO_MODELS))
     parser.add_argument('--seeds', type=int, default=3, help='trainings per model (default: 3)')
     parser.add_argument('--split', choices=['val', 'test'], default='test')
     parser.add_argument('--images', type=int, default=IMAGES, help='training images')
@@ -229,36 +233,29 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    MMLogger.get_instance('mmdiscard', log_level='WARNING')  # metrics log a table each
     jobs = [(name, seed) for seed in range(args.seeds) for name in args.models]
     for job in jobs:
-        checkpoint_of(*job, args)
-    start, finished = time.perf_counter(), 0
-    lines = [
-        '| method | metric | over plain | over the average | cost |',
-        '|---|---:|---:|---:|---:|',
-    ]
-    for number, (name, seed) in enumerate(jobs):
+        checkpoints(args.demo, *job)
+    progress = Progress(len(jobs), 'models and seeds', every=0)
+    for name, seed in jobs:
         path = result_of(name, seed, args)
         key = fingerprint(
-            checkpoint_of(name, seed, args).stat().st_mtime_ns,
+            checkpoints(args.demo, name, seed)[-1].stat().st_mtime_ns,
             args.images,
             args.attention_lr,
             BUDGETS,
             mmdiscard.__version__,
         )
-        if read_json(path).get('fingerprint') == key:
-            continue
-        write_json(path, run(name, seed, args) | dict(fingerprint=key))
-        finished += 1
-        spent = time.perf_counter() - start
-        left = spent / finished * (len(jobs) - number - 1)
-        print(f'{name} {seed}: done, {spent:.0f} s spent, about {left:.0f} s left', flush=True)
+        if read_results(path).get('fingerprint') != key:
+            write_json(path, run(name, seed, args) | dict(fingerprint=key))
+        progress.step(f'{name} {seed}')
+    found = []
     for name in args.models:
-        lines += table(name, [read_json(result_of(name, s, args)) for s in range(args.seeds)])
-    report = '\n'.join(lines) + '\n'
-    (args.work_dir / f'table_{args.split}.md').write_text(report)
-    print('\n' + report)
+        found += rows(name, [read_results(result_of(name, s, args)) for s in range(args.seeds)])
+    table = '\n'.join(markdown_table(HEADER, found)) + '\n'
+    write_text(args.work_dir / f'table_{args.split}.md', table)
+    print('\n' + table)
 
 
 def result_of(name: str, seed: int, args: argparse.Namespace) -> Path:

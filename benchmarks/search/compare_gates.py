@@ -13,11 +13,13 @@ import argparse
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mmengine.config import Config
 
 from benchmarks.common.statistics import paired_interval
+from benchmarks.common.tables import markdown_table
 from benchmarks.search.comparison import Comparison
 from benchmarks.search.figure import draw_adaptive_curves
 from mmdiscard.calibration.gate_calibration import GateCalibration
@@ -25,7 +27,7 @@ from mmdiscard.engine import cli
 from mmdiscard.engine.data_subset import SPLITS, CalibrationImages
 from mmdiscard.engine.load_runner import load_runner
 from mmdiscard.errors import MMDiscardError
-from mmdiscard.utils import write_json
+from mmdiscard.utils import write_json, write_text
 
 GATES = {'entropy': 'EntropyGate', 'margin': 'MarginGate'}
 PLAIN, FULL = 'plain', 'no gate'
@@ -111,19 +113,17 @@ def share_of_gain(results: Mapping[str, list[dict]], name: str) -> float:
 
 def table(results: Mapping[str, list[dict]], metric: str) -> list[str]:
     """Markdown lines; intervals are over checkpoints."""
-    lines = [
-        f'| search | cost | states | {metric} | over plain | share of the gain |',
-        '|---|---:|---:|---:|---:|---:|',
-    ]
     plain = [run['metric'] for run in results[PLAIN]]
+    rows = []
     for name, runs in results.items():
-        cost, states, mean = (
-            sum(run[key] for run in runs) / len(runs) for key in ('cost', 'states', 'metric')
-        )
-        gain = paired_interval(plain, [run['metric'] for run in runs])
-        share = f'{gain} | {share_of_gain(results, name):.0%}' if name != PLAIN else ' | '
-        lines.append(f'| {name} | {cost:.2f} | {states:.1f} | {mean:.2f} | {share} |')
-    return lines
+        cost, states, mean = (fmean(run[k] for run in runs) for k in ('cost', 'states', 'metric'))
+        row = [name, f'{cost:.2f}', f'{states:.1f}', f'{mean:.2f}', '', '']
+        if name != PLAIN:
+            gain = paired_interval(plain, [run['metric'] for run in runs])
+            row[-2:] = str(gain), f'{share_of_gain(results, name):.0%}'
+        rows.append(row)
+    header = ['search', 'cost', 'states', metric, 'over plain', 'share of the gain']
+    return markdown_table(header, rows)
 
 
 def points(results: Mapping[str, list[dict]]) -> dict[str, list[tuple[float, float]]]:
@@ -166,7 +166,7 @@ def write(results: dict[str, list[dict]], folder: Path, gate: str, metric: str) 
     """Results, table and figure."""
     lines = table(results, metric)
     write_json(folder / f'{gate}_gates.json', results)
-    (folder / f'{gate}_gates.md').write_text('\n'.join(lines) + '\n')
+    write_text(folder / f'{gate}_gates.md', '\n'.join(lines) + '\n')
     draw_adaptive_curves({folder.name: points(results)}, folder / f'{gate}_gates.png')
     print('\n'.join(lines))
 

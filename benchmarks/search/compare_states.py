@@ -11,13 +11,15 @@ intervals and the single results. What is finished is not done again.
 import argparse
 import logging
 from pathlib import Path
+from statistics import fmean
 
 from benchmarks.common.statistics import paired_interval
+from benchmarks.common.tables import markdown_table
 from benchmarks.search.comparison import Comparison
 from mmdiscard.calibration import CalibrationRequest, calibrate
 from mmdiscard.engine import cli
 from mmdiscard.engine.data_subset import SPLITS, CalibrationImages
-from mmdiscard.utils import write_json
+from mmdiscard.utils import write_json, write_text
 
 CALIBRATED = 'calibrated set'
 
@@ -53,20 +55,15 @@ def searches(cost: float, file: str) -> dict[str, dict | None]:
 def table(results: dict[str, list[dict]], cost: float, metric: str) -> list[str]:
     """Markdown lines; intervals are over checkpoints."""
     metrics = {name: [run['metric'] for run in runs] for name, runs in results.items()}
-    lines = [
-        f'| at most {cost:g} plain forwards | {metric} | over plain | calibrated over it | states '
-        '| cost |',
-        '|---|---:|---:|---:|---:|---:|',
-    ]
+    header = [f'at most {cost:g} plain forwards', metric, 'over plain', 'calibrated over it']
+    rows = []
     for name, runs in results.items():
         values = metrics[name]
-        mean, states, spent = (
-            sum(run[key] for run in runs) / len(runs) for key in ('metric', 'states', 'cost')
-        )
+        mean, states, spent = (fmean(run[k] for run in runs) for k in ('metric', 'states', 'cost'))
         over = '' if name == 'plain' else str(paired_interval(metrics['plain'], values))
         ahead = '' if name == CALIBRATED else str(paired_interval(values, metrics[CALIBRATED]))
-        lines.append(f'| {name} | {mean:.2f} | {over} | {ahead} | {states:.1f} | {spent:.2f} |')
-    return lines
+        rows.append([name, f'{mean:.2f}', over, ahead, f'{states:.1f}', f'{spent:.2f}'])
+    return markdown_table([*header, 'states', 'cost'], rows)
 
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
@@ -89,7 +86,7 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     lines = table(results, args.cost, comparison.metric)
     stem = Path(cfg.work_dir) / f'states_cost{args.cost:g}'
     write_json(stem.with_name(stem.name + '_comparison.json'), results)
-    stem.with_name(stem.name + '_comparison.md').write_text('\n'.join(lines) + '\n')
+    write_text(stem.with_name(stem.name + '_comparison.md'), '\n'.join(lines) + '\n')
     print('\n'.join(lines))
     return results
 

@@ -10,10 +10,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from benchmarks.common.files import read_results
 from mmdiscard.engine import cli
 from mmdiscard.engine.load_runner import search_settings
 from mmdiscard.errors import MMDiscardError
-from mmdiscard.utils import report, write_json
+from mmdiscard.utils import as_json, read_json, report, write_json
 from mmdiscard.version import __version__
 
 METRICS = {'mmpretrain': 'accuracy/top1', 'mmseg': 'mIoU'}
@@ -66,7 +67,7 @@ class Comparison:
             MMDiscardError: if the test gives no such metric.
         """
         path = self.place(checkpoint) / 'results.json'
-        results = json.loads(path.read_text()) if path.is_file() else {}
+        results = read_results(path)
         key = self._key(checkpoint, search)
         if results.get(variant, {}).get('key') != key:
             results[variant] = self._run(checkpoint, variant, search) | dict(key=key)
@@ -91,7 +92,7 @@ class Comparison:
             raise MMDiscardError(
                 f'the test gives no metric {self.metric!r}; choose one of {", ".join(metrics)}'
             )
-        cost, states = _spent(runner) if search is not None else (1.0, 1.0)
+        cost, states = _mean_cost(runner) if search is not None else (1.0, 1.0)
         return dict(metric=float(metrics[self.metric]), cost=cost, states=states)
 
     def _key(self, checkpoint: str, search: Mapping[str, Any] | None) -> list[Any]:
@@ -99,10 +100,10 @@ class Comparison:
         stamp = Path(checkpoint).stat().st_mtime if cli.is_local(checkpoint) else 0
         settings = self.settings | dict(search=search and _with_files(search))
         key = [checkpoint, stamp, settings, self.cfg.to_dict(), __version__]
-        return json.loads(json.dumps(key, default=str))
+        return as_json(key)
 
 
-def _spent(runner: Runner) -> tuple[float, float]:
+def _mean_cost(runner: Runner) -> tuple[float, float]:
     """Mean cost and number of states of a pass, from the hook's dump."""
     lines = (Path(runner.log_dir) / DUMP).read_text().splitlines()
     passes = [entry for line in lines for entry in json.loads(line)['passes']]
@@ -118,6 +119,6 @@ def _with_files(search: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             value = _with_files(value)
         elif key == 'file':
-            value = json.loads(Path(value).read_text())
+            value = read_json(value)
         found[key] = value
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 
-from benchmarks.common.figures import _pyplot, _save
+from benchmarks.common.figures import pyplot, save_figure
 
 
 def draw_adaptive_curves(
@@ -18,7 +18,7 @@ def draw_adaptive_curves(
         path: picture file.
         goal: a cost and a share to mark.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), squeeze=False)
     for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
         for (label, points), marker in zip(curves.items(), 'osv^', strict=False):
@@ -31,4 +31,4 @@ def draw_adaptive_curves(
         axis.grid(alpha=0.3)
         axis.legend(loc='lower right')
     axes[0][0].set_ylabel('share of the full gain (%)')
-    _save(figure, path)
+    save_figure(figure, path)

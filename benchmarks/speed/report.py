@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.figures import _pyplot, _save
+from benchmarks.common.figures import pyplot, save_figure
 from mmdiscard.errors import MMDiscardError
 
 Record = Mapping[str, Any]
@@ -57,7 +57,7 @@ def check_figure(path: str | PathLike) -> None:
         MMDiscardError: if matplotlib is absent, or knows no such kind of file.
     """
     try:
-        plt = _pyplot()
+        plt = pyplot()
     except ImportError as error:
         raise MMDiscardError(str(error)) from error
     kinds = plt.FigureCanvasBase.get_supported_filetypes()
@@ -74,7 +74,7 @@ def draw_benchmark(report: Mapping[str, Any], path: str | PathLike) -> None:
     """
     panels = [('ratio', 'time, plain forwards'), ('peak_ratio', 'peak memory, times the plain')]
     panels = [panel for panel in panels if panel[0] in report['records'][0]]
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False)
     for axis, (field, label) in zip(axes[0], panels, strict=True):
         for method, points in _curves(report['records'], field).items():
@@ -86,7 +86,7 @@ def draw_benchmark(report: Mapping[str, Any], path: str | PathLike) -> None:
         bounds = _curves(report['records'], 'bound').get('search', [(1, 1)])
         axes[0][0].plot(*zip(*sorted(bounds), strict=True), 'k:', label='bound of search')
     axes[0][0].legend(fontsize='small')
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _curves(records: Sequence[Record], field: str) -> dict[str, list[tuple[float, float]]]:

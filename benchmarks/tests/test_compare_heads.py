@@ -36,7 +36,7 @@ def test_a_head_is_trained_tested_and_reported_once(call, tmp_path, capsys):
         setting: list(tool.ALIGNMENTS) for setting in tool.SETTINGS
     }
     assert f'{results["plain"]:.2f}' in (folder / 'report-test.md').read_text()
-    assert 'done: 1 of 1' in capsys.readouterr().out
+    assert 'heads and seeds 1/1' in capsys.readouterr().err
 
     files = {path: path.stat().st_mtime_ns for path in folder.glob('segformer/seed0/*.*')}
     call(*flags)

@@ -56,7 +56,9 @@ def test_cells_are_what_the_test_loop_finds(
     assert set(results['2']['rows']) == {*compare_tta.ROWS, compare_tta.ALONE}
     assert results['1']['cost'] == 1
     assert 1 < results['2']['cost'] < 3
-    monkeypatch.delattr(compare_tta._Level, '_measure')  # what is there is not computed again
+    monkeypatch.delattr(
+        compare_tta._StatesPerView, '_measure'
+    )  # what is there is not computed again
     assert compare(lambda: demo_model(name, variant)[0], checkpoint, plan(), tmp_path) == results
     with pytest.raises(AttributeError, match='_measure'):
         compare(lambda: demo_model(name, variant)[0], checkpoint, plan((6,)), tmp_path)
@@ -122,6 +124,6 @@ def test_the_tool_writes_a_page_and_a_figure(demo_model, tmp_path, capsys):
     assert len(json.loads((tmp_path / 'out/results.json').read_text())[0]['runs']) == 1
     assert (tmp_path / 'out/budgets.png').stat().st_size > 5000
     with pytest.raises(
-        MMDiscardError, match='no checkpoints of classifier .*run `make demo` first'
+        MMDiscardError, match='no checkpoints in .*classifier.*run `make demo` first'
     ):
         tool.main(['--demo', '--demo-dir', str(tmp_path / 'none')])

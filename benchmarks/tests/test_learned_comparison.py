@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_models import assert_near, classifier, cls_samples, images, mit_segmentor, seg_samples
 
-from benchmarks.learned.compare import Contest, Method
+from benchmarks.learned.compare import Method, MethodComparison
 from mmdiscard import attach
 
 SPREAD = dict(type='SpreadStates', budget=6)
@@ -26,11 +26,11 @@ def test_smaller_budgets_are_the_first_states_of_the_largest(make, where, align,
     model, x = make(), images(3)
     kinds = ('AverageAggregator', 'EntropyAggregator')
     methods = [Method(kind, on(kind, where, align)) for kind in kinds]
-    with Contest(model, methods, dict(groups='inner'), search) as contest:
-        parts = contest.compute(x)
-        found = {budget: contest.logits(parts, budget) for budget in (4, 6)}
+    with MethodComparison(model, methods, dict(groups='inner'), search) as comparison:
+        parts = comparison.compute(x)
+        found = {budget: comparison.logits(parts, budget) for budget in (4, 6)}
         states = [outputs.rows.states[0].tolist() for outputs in parts]
-        cost = contest.cost(methods[1], states)
+        cost = comparison.cost(methods[1], states)
     for budget, by_method in found.items():
         for method in methods:
             settings = search | dict(budget=budget)
@@ -48,11 +48,11 @@ def test_learning_lowers_the_loss_and_a_control_learns_without_states():
         Method('phase', dict(type='PhaseAggregator'), 0.1, 4),
     ]
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with Contest(model, methods, dict(groups=[0]), SPREAD) as contest:
-        parts = contest.compute(x)
-        untrained = contest.logits(parts, 6)
-        seconds = contest.train(lambda epoch: [(x, seg_samples(4))], (6,), lines.append)
-        trained = contest.logits(parts, 6)
+    with MethodComparison(model, methods, dict(groups=[0]), SPREAD) as comparison:
+        parts = comparison.compute(x)
+        untrained = comparison.logits(parts, 6)
+        seconds = comparison.train(lambda epoch: [(x, seg_samples(4))], (6,), lines.append)
+        trained = comparison.logits(parts, 6)
     losses = [
         {part.rpartition(' ')[0]: float(part.rpartition(' ')[2]) for part in line.split(', ')}
         for line in (text.partition(': ')[2] for text in lines)
@@ -71,6 +71,6 @@ def test_learning_lowers_the_loss_and_a_control_learns_without_states():
 def test_a_classifier_is_corrected_too():
     methods = [Method('control', on('ClassCorrection', 'logits', 'none'), 0.1, 2, one_state=True)]
     lines = []
-    with Contest(classifier(), methods, dict(groups='inner'), GREEDY) as contest:
-        contest.train(lambda epoch: [(images(4), cls_samples(4))], (6,), lines.append)
+    with MethodComparison(classifier(), methods, dict(groups='inner'), GREEDY) as comparison:
+        comparison.train(lambda epoch: [(images(4), cls_samples(4))], (6,), lines.append)
     assert len(lines) == 2

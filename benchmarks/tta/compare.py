@@ -1,11 +1,10 @@
 """Test-time augmentation with and without mmdiscard.
 
 Total budgets are equal: many views against fewer views with several states each. Of every view the
-prediction is computed once per number of states; all mergers and budgets are derived from it as it
-passes by.
+prediction is computed once per number of states; all mergers and budgets are derived from it,
+so that no prediction has to be kept.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from benchmarks.common.files import read_results
 from benchmarks.tta.report import ALONE, PLAIN
 from mmdiscard.engine.cli import test_dataset
 from mmdiscard.engine.load_runner import digest, load_runner, search_settings
@@ -31,7 +31,7 @@ from mmdiscard.tta.mergers import Merger
 from mmdiscard.tta.mergers.fitted import MergerFile
 from mmdiscard.tta.mergers.fitting import FITS
 from mmdiscard.tta.view_output import split_views, view_names
-from mmdiscard.utils import Progress, report
+from mmdiscard.utils import Progress, as_json, report, write_json
 from mmdiscard.version import __version__
 
 #: row of the table -> merger
@@ -132,12 +132,12 @@ def compare(
     """
     results: dict[str, Any] = {}
     for level, views in plan.levels().items():
-        run = _Level(read(), checkpoint, plan, level, views, folder)
+        run = _StatesPerView(read(), checkpoint, plan, level, views, folder)
         results[str(level)] = run.results(metric)
     return results
 
 
-class _Level:
+class _StatesPerView:
     """All rows that have the same number of states per view."""
 
     def __init__(
@@ -159,10 +159,10 @@ class _Level:
         runner = load_runner(self.cfg, self.checkpoint)
         key = self._key(runner.model, metric)
         path = self.folder / 'results.json'
-        known = _read(path)
+        known = read_results(path)
         if known.get('key') != key:
             known = dict(key=key, **self._measure(runner.model, metric))
-            _write(path, known)
+            write_json(path, known)
         return known
 
     def _key(self, model: nn.Module, metric: str) -> dict[str, Any]:
@@ -176,23 +176,23 @@ class _Level:
             metric=metric,
             mmdiscard=__version__,
         )
-        return json.loads(json.dumps(key, default=str))
+        return as_json(key)
 
     def _measure(self, model: nn.Module, metric: str) -> dict[str, Any]:
-        cells = self._cells(*self._fitting_set(model))
+        merged_views = self._merged_views(*self._fitting_set(model))
         costs: list[float] = []
         dataset = test_dataset(self.cfg)
         dataset.pipeline = self.cfg.tta_pipeline
         loader = Runner.build_dataloader(self.cfg.test_dataloader.to_dict())
-        for cell in cells.values():
-            cell.evaluate_with(self.cfg.test_evaluator, loader.dataset.metainfo)
+        for merged in merged_views.values():
+            merged.evaluate_with(self.cfg.test_evaluator, loader.dataset.metainfo)
         with attach(model, **self.settings) if self.level > 1 else nullcontext() as ensemble:
             if ensemble is not None:
                 ensemble.listeners.append(lambda result: costs.append(result.cost))
-            self._pass_by(tta_model(model, dict(type='EntropyMerger')), loader, cells)
+            self._predict(tta_model(model, dict(type='EntropyMerger')), loader, merged_views)
         rows: dict[str, dict[str, float]] = {}
-        for (row, budget), cell in cells.items():
-            rows.setdefault(row, {})[str(budget)] = cell.metric(metric, len(loader.dataset))
+        for (row, budget), merged in merged_views.items():
+            rows.setdefault(row, {})[str(budget)] = merged.metric(metric, len(loader.dataset))
         return dict(cost=sum(costs) / len(costs) if costs else 1.0, rows=rows)
 
     def _fitting_set(self, model: nn.Module) -> tuple[tuple[str, ...], Tensor, Tensor]:
@@ -208,37 +208,37 @@ class _Level:
         cache = cached_logits(self.cfg, model, request, settings)
         return cache.views, *cache.read()
 
-    def _cells(
+    def _merged_views(
         self, names: Sequence[str], logits: Tensor, labels: Tensor
-    ) -> dict[tuple[str, int], '_Cell']:
+    ) -> dict[tuple[str, int], '_MergedViews']:
         """What is measured, by row and total budget."""
         report(f'{self.level} state(s) per view: fitting mergers to {len(labels)} rows')
-        cells = {}
+        merged_views = {}
         for budget, views in self.plan.views_at(self.level).items():
             for row, name in ROWS.items():
                 merger = _merger(name, names[:views], logits[:, :views], labels)
-                cells[row, budget] = _Cell(merger, views)
+                merged_views[row, budget] = _MergedViews(merger, views)
         one_view = (PLAIN if self.level == 1 else ALONE, self.level)
-        cells[one_view] = _Cell(_merger('MeanMerger', names[:1], logits, labels), 1)
-        return cells
+        merged_views[one_view] = _MergedViews(_merger('MeanMerger', names[:1], logits, labels), 1)
+        return merged_views
 
     @torch.no_grad()
-    def _pass_by(self, tta: Any, loader: Any, cells: Mapping[Any, '_Cell']) -> None:
-        """Let every view of every test image pass by the cells."""
+    def _predict(self, tta: Any, loader: Any, merged_views: Mapping[Any, '_MergedViews']) -> None:
+        """Predict every view of every test image once, and give it to all that merge it."""
         progress = Progress(len(loader), f'{self.level} state(s) per view, batches')
         for data in loader:
             names = view_names(split_views(data))
-            for cell in cells.values():
-                cell.begin(names)
+            for merged in merged_views.values():
+                merged.begin(names)
             for view, outputs in tta.views(data):
-                for cell in cells.values():
-                    cell.add(view, outputs)
-            for cell in cells.values():
-                cell.end(tta)
+                for merged in merged_views.values():
+                    merged.add(view, outputs)
+            for merged in merged_views.values():
+                merged.end(tta)
             progress.step()
 
 
-class _Cell:
+class _MergedViews:
     """One row at one budget.
 
     Args:
@@ -309,18 +309,3 @@ def _with_budget(settings: dict[str, Any], level: int) -> dict[str, Any]:
             'SpreadStates'
         )
     return settings | dict(search=settings['search'] | dict(budget=level))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(path)

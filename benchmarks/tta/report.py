@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from benchmarks.common.figures import _pyplot, _save
+from benchmarks.common.figures import pyplot, save_figure
 from benchmarks.common.statistics import Interval, paired_interval
+from benchmarks.common.tables import markdown_table
 
 PLAIN = 'plain'
 ALONE = 'mmdiscard, one view'
@@ -63,26 +64,24 @@ def tables(model: ComparedModel) -> list[str]:
 
 
 def _all_rows(model: ComparedModel) -> list[str]:
-    count = len(model.runs)
-    plain = statistics.fmean(model.plain)
-    head = ' | '.join(f'total budget {budget}' for budget in model.states)
-    lines = [
-        f'{model.title}, {count} checkpoint(s); in brackets the gain over plain'
-        f'{" with its 95 % interval" if count > 1 else ""}.',
-        '',
-        f'| method | {head} |',
-        f'|---|{"---:|" * len(model.states)}',
-        f'| plain | {" | ".join([f"{plain:.2f}"] + [""] * (len(model.states) - 1))} |',
-        f'| {ALONE} | {" | ".join(_alone(model, budget) for budget in model.states)} |',
+    count, states = len(model.runs), model.states
+    rows = [
+        [PLAIN, f'{statistics.fmean(model.plain):.2f}', *[''] * (len(states) - 1)],
+        [ALONE, *(_alone(model, budget) for budget in states)],
     ]
     for row in model.rows:
         for with_states in (False, True):
-            cells = [_cell(model, row, budget, with_states) for budget in model.states]
-            lines.append(f'| {row}{" + mmdiscard" * with_states} | {" | ".join(cells)} |')
+            cells = [_with_gain(model, model.metrics(row, b, with_states)) for b in states]
+            rows.append([row + ' + mmdiscard' * with_states, *cells])
     for with_states, name in ((False, 'TTA'), (True, 'TTA + mmdiscard')):
-        costs = [f'{model.cost(budget, with_states):.1f}' for budget in model.states]
-        lines.append(f'| cost of {name}, plain forwards | {" | ".join(costs)} |')
-    return lines
+        costs = [f'{model.cost(budget, with_states):.1f}' for budget in states]
+        rows.append([f'cost of {name}, plain forwards', *costs])
+    return [
+        f'{model.title}, {count} checkpoint(s); in brackets the gain over plain'
+        f'{" with its 95 % interval" if count > 1 else ""}.',
+        '',
+        *markdown_table(['method', *(f'total budget {budget}' for budget in states)], rows),
+    ]
 
 
 def _alone(model: ComparedModel, budget: int) -> str:
@@ -90,32 +89,23 @@ def _alone(model: ComparedModel, budget: int) -> str:
     return f'{_with_gain(model, model.alone(budget))}, {states} states, cost {cost:.1f}'
 
 
-def _cell(model: ComparedModel, row: str, budget: int, with_states: bool) -> str:
-    return _with_gain(model, model.metrics(row, budget, with_states))
-
-
 def _with_gain(model: ComparedModel, metrics: Sequence[float]) -> str:
     return f'{statistics.fmean(metrics):.2f} ({paired_interval(model.plain, metrics)})'
 
 
 def _added(model: ComparedModel) -> list[str]:
-    head = ' | '.join(
-        f'{budget} = {budget // states} x {states}' for budget, states in model.states.items()
-    )
-    lines = [
+    def cell(row: str, budget: int) -> str:
+        gain = added(model, row, budget)
+        return f'**{gain}**' if _certain(gain) else str(gain)
+
+    header = [f'{budget} = {budget // n} x {n}' for budget, n in model.states.items()]
+    rows = [[row, *(cell(row, budget) for budget in model.states)] for row in model.rows]
+    return [
         'What mmdiscard adds to each at the same total budget (views x states in its head); '
         'intervals that leave out 0 in bold.',
         '',
-        f'| method | {head} |',
-        f'|---|{"---:|" * len(model.states)}',
+        *markdown_table(['method', *header], rows),
     ]
-    for row in model.rows:
-        cells = []
-        for budget in model.states:
-            gain = added(model, row, budget)
-            cells.append(f'**{gain}**' if _certain(gain) else str(gain))
-        lines.append(f'| {row} | {" | ".join(cells)} |')
-    return lines
 
 
 def added(model: ComparedModel, row: str, budget: int) -> Interval:
@@ -134,7 +124,7 @@ def draw_budgets(models: Sequence[ComparedModel], path: str | PathLike) -> None:
         models: at least one.
         path: picture file.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, len(models), figsize=(4.4 * len(models), 3.6), squeeze=False)
     for axis, model in zip(axes[0], models, strict=True):
         budgets = list(model.states)
@@ -152,4 +142,4 @@ def draw_budgets(models: Sequence[ComparedModel], path: str | PathLike) -> None:
         axis.set_xticks(budgets, list(map(str, budgets)))
         axis.grid(alpha=0.3)
     axes[0][-1].legend(fontsize=6, ncols=2)
-    _save(figure, path)
+    save_figure(figure, path)

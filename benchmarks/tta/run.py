@@ -11,26 +11,19 @@ finished is kept in the folder, so an interrupted run goes on when the same comm
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from benchmarks.demo.models import CONFIGS, DEMO_MODELS, checkpoints
 from benchmarks.tta.compare import Plan, compare
 from benchmarks.tta.report import ComparedModel, draw_budgets, tables
 from mmdiscard.engine import cli
-from mmdiscard.errors import MMDiscardError
 from mmdiscard.tta.labelled_views import LabelledViews
-from mmdiscard.utils import report
+from mmdiscard.utils import report, write_json, write_text
 
-DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
-DEMO_MODELS = {
-    'classifier': ('classifier_greedy-b4.py', 'classification'),
-    'segmentor_stride8': ('segmentor_stride8_spread-b4.py', 'segmentation'),
-    'segmentor_mit': ('segmentor_mit_spread-b4.py', 'segmentation'),
-}
 POLICIES = {'standard': 'StandardPolicy', 'expanded': 'ExpandedPolicy'}
 METRICS = {'mmpretrain': 'top-1 accuracy (%)', 'mmseg': 'mIoU (%)'}
 
@@ -71,12 +64,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
+    """What is compared, as the flags say."""
     policy = dict(type=POLICIES[args.policy], flips=not (args.no_flips or args.demo))
     images = LabelledViews(images=min(args.images, 200) if args.demo else args.images)
     return Plan(args.budgets, args.states, policy, images, args.pixels)
 
 
 def read_config(args: argparse.Namespace, path: str, work_dir: Path) -> Config:
+    """A config with a test set, overridden as the flags say.
+
+    Args:
+        args: flags.
+        path: of the config.
+        work_dir: for logs.
+    """
     cfg = cli.read_config(path)
     cli.apply_options(cfg, args.cfg_options, path)
     cli.package_of(cfg, path)
@@ -88,12 +89,20 @@ def read_config(args: argparse.Namespace, path: str, work_dir: Path) -> Config:
 
 
 def compare_model(
-    args: argparse.Namespace, plan: Plan, config: str, checkpoints: list[str], folder: Path
+    args: argparse.Namespace, plan: Plan, config: str, weights: list[str], folder: Path
 ) -> ComparedModel:
-    """All checkpoints of one model."""
+    """Results of all checkpoints of one model.
+
+    Args:
+        args: flags.
+        plan: what is compared.
+        config: path of the config.
+        weights: files, one for each seed.
+        folder: for results.
+    """
     runs, title = [], ''
-    for number, checkpoint in enumerate(checkpoints):
-        report(f'{config}: checkpoint {number + 1} of {len(checkpoints)}, {checkpoint}')
+    for number, checkpoint in enumerate(weights):
+        report(f'{config}: checkpoint {number + 1} of {len(weights)}, {checkpoint}')
         own = folder / f'checkpoint{number}'
 
         def read(own: Path = own) -> Config:
@@ -112,18 +121,17 @@ def demo_jobs(args: argparse.Namespace) -> list[tuple[str, list[str], Path, dict
     """
     jobs = []
     for name in args.models:
-        config, kind = DEMO_MODELS[name]
-        found = sorted(map(str, args.demo_dir.glob(f'{name}/seed*/iter_*.pth')))
-        if not found:
-            raise MMDiscardError(
-                f'no checkpoints of {name} in {args.demo_dir}; run `make demo` first'
-            )
+        model = DEMO_MODELS[name]
+        found = list(map(str, checkpoints(args.demo_dir, name)))
         options = {
             f'{field}.{key}': value
             for field in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-            for key, value in (('dataset.data_root', str(args.data / kind)), ('num_workers', 0))
+            for key, value in (
+                ('dataset.data_root', str(args.data / model.kind)),
+                ('num_workers', 0),
+            )
         }
-        jobs.append((str(DEMO / config), found, args.out / name, options))
+        jobs.append((str(CONFIGS / model.recommended), found, args.out / name, options))
     return jobs
 
 
@@ -136,9 +144,9 @@ def compare_all(args: argparse.Namespace) -> list[ComparedModel]:
         return [compare_model(args, plan, args.config, args.checkpoints, args.out)]
     models = []
     given = args.cfg_options or {}
-    for config, checkpoints, folder, options in demo_jobs(args):
+    for config, weights, folder, options in demo_jobs(args):
         args.cfg_options = options | given
-        models.append(compare_model(args, plan, config, checkpoints, folder))
+        models.append(compare_model(args, plan, config, weights, folder))
     return models
 
 
@@ -149,12 +157,11 @@ def main(argv: list[str] | None = None) -> None:
         models = compare_all(args)
     except KeyboardInterrupt:
         sys.exit('\nInterrupted. What is finished is kept: the same command goes on from there.')
-    report = '\n'.join(line for model in models for line in [*tables(model), ''])
-    print(report)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / 'table.md').write_text(report)
+    page = '\n'.join(line for model in models for line in [*tables(model), ''])
+    print(page)
+    write_text(args.out / 'table.md', page)
     content = [dict(title=m.title, states=dict(m.states), runs=list(m.runs)) for m in models]
-    (args.out / 'results.json').write_text(json.dumps(content, indent=1))
+    write_json(args.out / 'results.json', content)
     draw_budgets(models, args.out / 'budgets.png')
     print(f'Written: {args.out / "table.md"}, results.json, budgets.png')
 
