@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..aggregation import MergeTarget, RowOutputs
+from ..aggregation import Geometry, MergeTarget, RowOutputs
 from ..aggregation.alignment import translate
 from ..errors import MMDiscardError
 from ..registry import AGGREGATORS
 from .attention import StateAttention
-from .base import LearnedAggregator, largest_position, positions
+from .base import LearnedAggregator
 from .state_buffer import Layout, StateBuffer
 
 
@@ -48,7 +48,7 @@ class AttentionAggregator(LearnedAggregator):
         self.num_positions = num_positions
 
     def build(self, target: MergeTarget, index: int) -> StateAttention:
-        needed = int(largest_position(target.geometry).max()) + 1
+        needed = int(_largest_position(target.geometry).max()) + 1
         if self.num_positions is not None and self.num_positions < needed:
             raise MMDiscardError(
                 f'displacements of the searched groups reach {needed - 1} units of the first '
@@ -90,7 +90,7 @@ class AttentionAggregator(LearnedAggregator):
         return self.part(index, values).received(*self._arguments(index, values, layout))
 
     def _arguments(self, index: int, values: Tensor, layout: Layout) -> tuple:
-        place = positions(self.target.geometry, layout.states, self.stage.level(index))
+        place = _positions(self.target.geometry, layout.states, self.stage.level(index))
         present = None if layout.present is None else layout.present.to(values.device)
         return layout.by_image(values), place, present
 
@@ -148,3 +148,25 @@ class AttentionMerge:
             return merged
         alone = alone.view(-1, *[1] * (merged.ndim - 1)).to(merged.device)
         return torch.where(alone, first.to(merged.dtype), merged)
+
+
+def _largest_position(geometry: Geometry) -> Tensor:
+    """Largest displacement ``(2,)`` of any state, in units of the first searched group's input."""
+    groups = geometry.space.groups
+    last = torch.tensor([[group.num_indices - 1 for group in groups]])
+    return _positions(geometry, last, None)[0]
+
+
+def _positions(geometry: Geometry, states: Tensor, level: int | None) -> Tensor:
+    """Displacement of an output level in units of the first searched group's input.
+
+    Args:
+        geometry: of the searched groups.
+        states: ``(..., G)``.
+        level: index of the level; None for the full displacement.
+
+    Returns:
+        ``(..., 2)`` long, (dy, dx).
+    """
+    unit = torch.tensor(geometry.space.groups[0].stride)
+    return geometry.space.displacement(states, level) // unit

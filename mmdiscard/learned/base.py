@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
-from ..aggregation import Aggregator, Geometry, MergeTarget
+from ..aggregation import Aggregator, MergeTarget
 from ..errors import MMDiscardError
 from ..subsampling import Fingerprint
 
@@ -157,25 +156,3 @@ def _read(path: str) -> Any:
         raise MMDiscardError(
             f'{path} is not a checkpoint: {type(error).__name__}: {error}'
         ) from error
-
-
-def largest_position(geometry: Geometry) -> Tensor:
-    """Largest displacement ``(2,)`` of any state, in units of the first searched group's input."""
-    groups = geometry.space.groups
-    last = torch.tensor([[group.num_indices - 1 for group in groups]])
-    return positions(geometry, last, None)[0]
-
-
-def positions(geometry: Geometry, states: Tensor, level: int | None) -> Tensor:
-    """Displacement of an output level in units of the first searched group's input.
-
-    Args:
-        geometry: of the searched groups.
-        states: ``(..., G)``.
-        level: index of the level; None for the full displacement.
-
-    Returns:
-        ``(..., 2)`` long, (dy, dx).
-    """
-    unit = torch.tensor(geometry.space.groups[0].stride)
-    return geometry.space.displacement(states, level) // unit

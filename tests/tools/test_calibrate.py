@@ -200,6 +200,17 @@ def test_rounds_of_other_settings_are_not_used(calibrate, config, checkpoint, tm
     assert 'starting again' in capsys.readouterr().err
 
 
+def test_images_come_from_all_data_sets_of_a_wrapper(calibrate, config, checkpoint, tmp_path):
+    cfg = Config.fromfile(config)
+    val = cfg.val_dataloader.dataset
+    other = dict(cfg.train_dataloader.dataset, pipeline=val.pipeline)
+    both = dict(type='ConcatDataset', datasets=[val, other])
+    cfg.val_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=both)
+    cfg.dump(tmp_path / 'several.py')
+    found = calibrate(tmp_path / 'several.py', checkpoint, '--budget', 1, '--images', 99)
+    assert found['calibrated']['images'] == 7 + 5
+
+
 def test_two_processes_find_what_one_does(calibrate, tool, config, checkpoint, tmp_path):
     options = ['--budget', '2', '--images', '5', '--candidates', '4']
     gate = ['--gate', 'entropy', '--cost', '2', '--images', '5']
