@@ -17,7 +17,7 @@ from mmdiscard.models import Ensemble, SearchResult, attach
 from mmdiscard.registry import MODELS
 
 
-class Workbench:
+class BenchmarkSetup:
     """A model, images, and what is attached to copies of it that share its weights.
 
     Args:
@@ -71,11 +71,11 @@ class Workbench:
         self.run(self.model.predict, self.images)
 
 
-class Contender:
-    """One way to predict, with one budget.
+class TimedMethod:
+    """A way to predict, with one budget.
 
     Args:
-        bench: what to run on.
+        setup: what to run on.
         budget: how many states or views; None where the method itself knows.
 
     Attributes:
@@ -91,28 +91,28 @@ class Contender:
     difference: float | None = None
     states: float
 
-    def __init__(self, bench: Workbench, budget: int | None) -> None:
-        self.bench = bench
+    def __init__(self, setup: BenchmarkSetup, budget: int | None) -> None:
+        self.setup = setup
         self.budget = budget
 
     @classmethod
-    def lineup(cls, bench: Workbench, budgets: Sequence[int]) -> list['Contender']:
+    def with_budgets(cls, setup: BenchmarkSetup, budgets: Sequence[int]) -> list['TimedMethod']:
         """One for each budget."""
-        return [cls(bench, budget) for budget in budgets]
+        return [cls(setup, budget) for budget in budgets]
 
     def predict(self) -> None:
         """One prediction of all images."""
         raise NotImplementedError
 
 
-class Attached(Contender):
+class Attached(TimedMethod):
     """What `mmdiscard.attach` does with some search."""
 
     groups: Mapping[str, Any] = {}
 
-    def __init__(self, bench: Workbench, budget: int | None) -> None:
-        super().__init__(bench, budget)
-        self.ensemble = bench.ensemble(self.search(), **self.groups)
+    def __init__(self, setup: BenchmarkSetup, budget: int | None) -> None:
+        super().__init__(setup, budget)
+        self.ensemble = setup.ensemble(self.search(), **self.groups)
         self.predict()
         self.bound = self.ensemble.last.bound
         self.states = mean_count(self.ensemble.last)
@@ -122,7 +122,7 @@ class Attached(Contender):
         raise NotImplementedError
 
     def predict(self) -> None:
-        self.bench.run(self.ensemble.adapter.model.predict, self.bench.images)
+        self.setup.run(self.ensemble.adapter.model.predict, self.setup.images)
 
 
 class Search(Attached):
@@ -131,13 +131,13 @@ class Search(Attached):
     name = 'search'
 
     @classmethod
-    def lineup(cls, bench: Workbench, budgets: Sequence[int]) -> list[Contender]:
-        if 'budget' not in bench.search:  # it names its states
-            return [cls(bench, None)]
-        return super().lineup(bench, sorted({1, *budgets}))
+    def with_budgets(cls, setup: BenchmarkSetup, budgets: Sequence[int]) -> list[TimedMethod]:
+        if 'budget' not in setup.search:  # it names its states
+            return [cls(setup, None)]
+        return super().with_budgets(setup, sorted({1, *budgets}))
 
     def search(self) -> dict[str, Any]:
-        return with_budget(self.bench.search, self.budget)
+        return with_budget(self.setup.search, self.budget)
 
 
 class Spread(Attached):
@@ -156,33 +156,33 @@ class Deepest(Attached):
     groups = {'groups': [-1]}
 
     @classmethod
-    def lineup(cls, bench: Workbench, budgets: Sequence[int]) -> list[Contender]:
-        return [cls(bench, None)]
+    def with_budgets(cls, setup: BenchmarkSetup, budgets: Sequence[int]) -> list[TimedMethod]:
+        return [cls(setup, None)]
 
     def search(self) -> dict[str, Any]:
         return dict(type='ExhaustiveSearch')
 
 
-class Looped(Contender):
+class Looped(TimedMethod):
     """The states of the method ``search``, by a plain loop."""
 
     loop: type
 
-    def __init__(self, bench: Workbench, budget: int | None) -> None:
-        super().__init__(bench, budget)
-        ensemble = bench.ensemble(with_budget(bench.search, budget))
-        self.engine = bench.run(ensemble.predict, bench.images)
+    def __init__(self, setup: BenchmarkSetup, budget: int | None) -> None:
+        super().__init__(setup, budget)
+        ensemble = setup.ensemble(with_budget(setup.search, budget))
+        self.engine = setup.run(ensemble.predict, setup.images)
         found = ensemble.last
-        self._loop = self.loop(bench.copy(), ensemble, found)
+        self._loop = self.loop(setup.copy(), ensemble, found)
         self.states = mean_count(found)
         self.bound = found.bound
 
     @classmethod
-    def lineup(cls, bench: Workbench, budgets: Sequence[int]) -> list[Contender]:
-        return super().lineup(bench, budgets if 'budget' in bench.search else [None])
+    def with_budgets(cls, setup: BenchmarkSetup, budgets: Sequence[int]) -> list[TimedMethod]:
+        return super().with_budgets(setup, budgets if 'budget' in setup.search else [None])
 
     def logits(self) -> Tensor:
-        return self.bench.run(self._loop.logits, self.bench.images)
+        return self.setup.run(self._loop.logits, self.setup.images)
 
     def predict(self) -> None:
         self.logits().argmax(1)
@@ -194,8 +194,8 @@ class Naive(Looped):
     name = 'naive'
     loop = StateLoop
 
-    def __init__(self, bench: Workbench, budget: int | None) -> None:
-        super().__init__(bench, budget)
+    def __init__(self, setup: BenchmarkSetup, budget: int | None) -> None:
+        super().__init__(setup, budget)
         far = (self.logits() - self.engine).abs().max() / self.engine.abs().max()
         self.difference = float(far)
         del self.engine
@@ -207,13 +207,13 @@ class Translated(Looped):
     name = 'translated'
     loop = ImageLoop
 
-    def __init__(self, bench: Workbench, budget: int | None) -> None:
-        super().__init__(bench, budget)
+    def __init__(self, setup: BenchmarkSetup, budget: int | None) -> None:
+        super().__init__(setup, budget)
         del self.engine
         self.bound = None  # of the states; in image space nothing is shared
 
 
-class ViewTTA(Contender):
+class ViewTTA(TimedMethod):
     """The package's own TTA: sizes of the config's ``tta_pipeline``, each with its mirror image.
 
     Sizes nearest to the original come first. Views are made beforehand, as a data loader would.
@@ -221,23 +221,23 @@ class ViewTTA(Contender):
 
     name = 'tta'
 
-    def __init__(self, bench: Workbench, budget: int | None) -> None:
-        super().__init__(bench, budget)
-        scope = bench.cfg.default_scope
-        self.tta = MODELS.build(dict(type=PLAIN_TTA[scope], module=bench.model))
-        views = list(product(VIEW_SIZES[scope](bench.cfg, bench.images, budget), (False, True)))
+    def __init__(self, setup: BenchmarkSetup, budget: int | None) -> None:
+        super().__init__(setup, budget)
+        scope = setup.cfg.default_scope
+        self.tta = MODELS.build(dict(type=PLAIN_TTA[scope], module=setup.model))
+        views = list(product(VIEW_SIZES[scope](setup.cfg, setup.images, budget), (False, True)))
         self.views = [(sized.flip(3) if flip else sized, flip) for sized, flip in views[:budget]]
         self.states = float(len(self.views))
 
     def predict(self) -> None:
         inputs = [view for view, _ in self.views]
         samples = [self._samples(view, flip) for view, flip in self.views]
-        self.bench.run(self.tta.test_step, dict(inputs=inputs, data_samples=samples))
+        self.setup.run(self.tta.test_step, dict(inputs=inputs, data_samples=samples))
 
     def _samples(self, view: Tensor, flip: bool) -> list[BaseDataElement]:
-        size, own = tuple(self.bench.images.shape[2:]), tuple(view.shape[2:])
+        size, own = tuple(self.setup.images.shape[2:]), tuple(view.shape[2:])
         meta = dict(ori_shape=size, img_shape=own, pad_shape=own, img_path='', flip=flip)
-        kind = sample_type(self.bench.cfg.default_scope)
+        kind = sample_type(self.setup.cfg.default_scope)
         return [kind(metainfo=meta | dict(flip_direction='horizontal')) for _ in view]
 
 

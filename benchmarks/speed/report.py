@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.figures import pyplot, save_figure
+from benchmarks.common.tables import markdown_table
 from mmdiscard.errors import MMDiscardError
 
 Record = Mapping[str, Any]
-HEADER = (
-    '| method | B | time ratio | min-max | bound | ratio / bound | peak memory (MiB) | of plain |\n'
-    '|---|---:|---:|---:|---:|---:|---:|---:|'
-)
+HEADER = ('method', 'B', 'time ratio', 'min-max', 'bound', 'ratio / bound', 'peak memory (MiB)')
+HEADER += ('of plain',)
 
 
 def table(records: Sequence[Record]) -> str:
-    """Records as a table in markdown; what was not measured is a dash."""
-    return '\n'.join([HEADER, *map(_row, records)])
+    """Records as a table in Markdown; what was not measured is a dash."""
+    return '\n'.join(markdown_table(HEADER, map(_row, records)))
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -28,12 +27,12 @@ def page(report: Mapping[str, Any]) -> str:
     return f'Machine: {machine}.\n\nMeasured: {settings}.\n\n{table(report["records"])}\n'
 
 
-def _row(record: Record) -> str:
+def _row(record: Record) -> list[str]:
     span = '-'
     if 'ratio_min' in record:
         span = f'{record["ratio_min"]:.3f}-{record["ratio_max"]:.3f}'
     memory = record['peak_bytes'] / 2**20 if 'peak_bytes' in record else None
-    cells = [
+    return [
         record['method'],
         f'{record["states"]:.4g}',
         _number(record.get('ratio')),
@@ -43,7 +42,6 @@ def _row(record: Record) -> str:
         _number(memory, 1),
         _number(record.get('peak_ratio'), 2),
     ]
-    return f'| {" | ".join(cells)} |'
 
 
 def _number(value: float | None, digits: int = 3) -> str:

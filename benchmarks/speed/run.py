@@ -8,28 +8,35 @@ plain model; a ratio is the median over the turns. docs/benchmark.md says what t
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
-from benchmarks.speed import report as benchmark_report
-from benchmarks.speed import timing as benchmark
-from benchmarks.speed.methods import METHODS, Workbench
+from benchmarks.speed import timing
+from benchmarks.speed.methods import METHODS, BenchmarkSetup
+from benchmarks.speed.report import check_figure, draw_benchmark, page
 from mmdiscard.engine import cli
 from mmdiscard.errors import MMDiscardError
+from mmdiscard.utils import write_json, write_text
 
-UNSAID = ('budgets', 'methods', 'device', 'threads', 'out', 'figure')  # the table, the machine
+NOT_SETTINGS = (
+    'budgets',
+    'methods',
+    'device',
+    'threads',
+    'out',
+    'figure',
+)  # in the table, or of the machine
 FAST = ['plain', 'search', 'spread', 'deepest']
 
 
 NAMED_MODELS = {
-    'resnet50': benchmark.NamedModel('mmpretrain::resnet/resnet50_8xb32_in1k.py', (224, 224), 8),
-    'mit_b0': benchmark.NamedModel(
+    'resnet50': timing.NamedModel('mmpretrain::resnet/resnet50_8xb32_in1k.py', (224, 224), 8),
+    'mit_b0': timing.NamedModel(
         'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', (512, 512), 2
     ),
     # Its dilated backbone subsamples three times, so that there is but one inner group.
-    'deeplabv3_r50': benchmark.NamedModel(
+    'deeplabv3_r50': timing.NamedModel(
         'mmseg::deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024.py', (512, 1024), 1, 'all'
     ),
 }
@@ -90,31 +97,31 @@ def check_args(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise MMDiscardError(f'--{name} has to be at least 1; got {value}')
     if args.figure:
-        benchmark_report.check_figure(args.figure)
+        check_figure(args.figure)
     for path in filter(None, (args.out, args.figure)):
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def make_bench(args: argparse.Namespace) -> Workbench:
+def make_setup(args: argparse.Namespace) -> BenchmarkSetup:
     """Model, images and settings as the flags say."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = benchmark.check_device(args.device)
-    cfg, known = benchmark.read_model_config(args.config or args.model, NAMED_MODELS)
+    device = timing.check_device(args.device)
+    cfg, known = timing.read_model_config(args.config or args.model, NAMED_MODELS)
     cli.apply_options(cfg, args.cfg_options, args.config or args.model)
     if args.classes:
-        benchmark.set_classes(cfg.model, args.classes)
-    settings = dict(subsampling=dict(groups=known.groups)) | benchmark.hook_settings(cfg)
+        timing.set_classes(cfg.model, args.classes)
+    settings = dict(subsampling=dict(groups=known.groups)) | timing.hook_settings(cfg)
     if args.groups:
         settings['subsampling'] = dict(groups=groups(args.groups))
     flags = dict(max_rows=args.max_rows, max_cache_bytes=args.max_cache_bytes)
     settings |= {key: value for key, value in flags.items() if value is not None}
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     torch.manual_seed(0)
-    model = benchmark.build_model(cfg).to(device, memory_format=layout)
+    model = timing.build_model(cfg).to(device, memory_format=layout)
     shape = (args.batch or known.batch, 3, *(args.size or known.size))
     images = torch.randn(shape).to(device, memory_format=layout)
-    return Workbench(model, images, settings, cfg, args.amp)
+    return BenchmarkSetup(model, images, settings, cfg, args.amp)
 
 
 def groups(words: list[str]) -> str | list[str | int]:
@@ -126,53 +133,45 @@ def groups(words: list[str]) -> str | list[str | int]:
 
 def measure(args: argparse.Namespace) -> dict:
     """The whole report: machine, settings, records."""
-    bench = make_bench(args)
-    device = bench.images.device
-    progress = benchmark.Progress(lambda line: print(line, flush=True))
+    setup = make_setup(args)
+    device = setup.images.device
     methods = [name for name in dict.fromkeys(args.methods) if name != 'plain']
-    contenders = benchmark.line_up(bench, methods, args.budgets, progress)
-    calls = [contender.predict for contender in contenders]
+    timed = timing.prepare_methods(setup, methods, args.budgets)
+    calls = [method.predict for method in timed]
     times = peaks = None
     if not args.no_time:
-        times = benchmark.time_turns(bench.plain, calls, args.turns, device, progress)
+        times = timing.time_turns(setup.plain, calls, args.turns, device)
     if not args.no_memory:
-        peaks = benchmark.measure_peaks([bench.plain, *calls], device, progress)
+        peaks = timing.measure_peaks([setup.plain, *calls], device)
     return dict(
-        machine=benchmark.machine(device),
-        settings=settings_of(args, bench),
-        records=list(benchmark.records(contenders, times, peaks)),
+        machine=timing.machine(device),
+        settings=settings_of(args, setup),
+        records=list(timing.records(timed, times, peaks)),
     )
 
 
-def settings_of(args: argparse.Namespace, bench: Workbench) -> dict[str, str | int]:
+def settings_of(args: argparse.Namespace, setup: BenchmarkSetup) -> dict[str, str | int]:
     """What was measured, in words that JSON can hold."""
-    unsaid = (*UNSAID, 'turns') if args.no_time else UNSAID
+    left_out = (*NOT_SETTINGS, 'turns') if args.no_time else NOT_SETTINGS
     chosen = {
         key: str(value)
         for key, value in vars(args).items()
-        if value not in (None, False) and key not in unsaid
+        if value not in (None, False) and key not in left_out
     }
-    size = ' x '.join(map(str, bench.images.shape[2:]))
-    return chosen | dict(batch=len(bench.images), size=size, search=str(bench.search))
-
-
-def write(path: Path, text: str) -> None:
-    """All or nothing."""
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(text)
-    partial.replace(path)
+    size = ' x '.join(map(str, setup.images.shape[2:]))
+    return chosen | dict(batch=len(setup.images), size=size, search=str(setup.search))
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_args(args)
     report = measure(args)
-    print('\n' + benchmark_report.page(report))
+    print('\n' + page(report))
     if args.out:
-        write(args.out, json.dumps(report, indent=2) + '\n')
-        write(args.out.with_suffix('.md'), benchmark_report.page(report))
+        write_json(args.out, report)
+        write_text(args.out.with_suffix('.md'), page(report))
     if args.figure:
-        benchmark_report.draw_benchmark(report, args.figure)
+        draw_benchmark(report, args.figure)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
 Absolute times say little about another machine, and drift on a busy one. So every measurement of a
 method stands between two of the plain model, its ratio is to their mean, and a figure is the median
-of such ratios over turns in which every method has its go.
+of such ratios over turns in which every method runs once.
 """
 
 import os
@@ -19,13 +19,21 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from benchmarks.speed.methods import METHODS, Contender, Workbench
+from benchmarks.speed.methods import METHODS, BenchmarkSetup, TimedMethod
 from benchmarks.speed.peak_memory import peak_memory
 from mmdiscard.engine import cli
 from mmdiscard.errors import MMDiscardError
+from mmdiscard.utils import Progress, report
 
 PLAIN = 'plain'
-UNFIT = (RuntimeError, AssertionError, TypeError, ValueError, IndexError, NotImplementedError)
+MODEL_ERRORS = (
+    RuntimeError,
+    AssertionError,
+    TypeError,
+    ValueError,
+    IndexError,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True)
@@ -126,76 +134,65 @@ def check_device(device: str) -> torch.device:
     return found
 
 
-def check_plain(bench: Workbench) -> None:
+def check_plain(setup: BenchmarkSetup) -> None:
     """Run the plain model once.
 
     Raises:
         MMDiscardError: if it refuses its images.
     """
     try:
-        bench.plain()
-    except UNFIT as error:
-        size = ' x '.join(map(str, bench.images.shape[2:]))
+        setup.plain()
+    except MODEL_ERRORS as error:
+        size = ' x '.join(map(str, setup.images.shape[2:]))
         raise MMDiscardError(f'the model does not run on images of {size}: {error}') from error
 
 
 # ------------------------------------------------------------------------------------ measurement
-class Progress:
-    """A line per step, with how long the rest will take.
+def prepare_methods(
+    setup: BenchmarkSetup, methods: Sequence[str], budgets: Sequence[int]
+) -> list[TimedMethod]:
+    """Attach and warm up everything that will be measured.
 
     Args:
-        report: called with each line.
-    """
-
-    def __init__(self, report: Callable[[str], None] = print) -> None:
-        self.report = report
-        self.start(1)
-
-    def start(self, total: int) -> None:
-        """Begin something of ``total`` steps."""
-        self.total, self.done, self.began = total, 0, time.perf_counter()
-
-    def step(self, what: str) -> None:
-        """One more step is done."""
-        self.done += 1
-        left = (time.perf_counter() - self.began) / self.done * (self.total - self.done)
-        self.report(f'[{self.done}/{self.total}, {left:.0f} s left] {what}')
-
-
-def line_up(
-    bench: Workbench, methods: Sequence[str], budgets: Sequence[int], progress: Progress
-) -> list[Contender]:
-    """Attach and warm up everything that will be measured.
+        setup: what to run on.
+        methods: names in `METHODS`.
+        budgets: numbers of states.
 
     Raises:
         MMDiscardError: if a method or a budget does not fit the model.
     """
-    check_plain(bench)
-    device = bench.images.device
-    found: list[Contender] = []
-    turn = plain = seconds_of(bench.plain, device)
-    progress.start(len(methods))
+    check_plain(setup)
+    found: list[TimedMethod] = []
+    seconds = plain = seconds_of(setup.plain, setup.images.device)
+    progress = Progress(len(methods), 'methods ready')
     for method in methods:
-        lineup, seconds = prepare(bench, method, budgets)
-        found += lineup
-        turn += seconds + plain * len(lineup)
-        progress.step(f'{method} is ready')
-    progress.report(f'a turn takes about {turn:.1f} s')
+        prepared, own = prepare(setup, method, budgets)
+        found += prepared
+        seconds += own + plain * len(prepared)
+        progress.step(method)
+    report(f'a turn takes about {seconds:.1f} s')
     return found
 
 
-def prepare(bench: Workbench, method: str, budgets: Sequence[int]) -> tuple[list[Contender], float]:
-    """A method with every budget, each warmed up, and the seconds that one go of them takes.
+def prepare(
+    setup: BenchmarkSetup, method: str, budgets: Sequence[int]
+) -> tuple[list[TimedMethod], float]:
+    """A method with every budget, each warmed up, and the seconds of one prediction by each.
+
+    Args:
+        setup: what to run on.
+        method: name in `METHODS`.
+        budgets: numbers of states.
 
     Raises:
         MMDiscardError: if it does not fit the model, the images, or the budgets.
     """
     try:
-        lineup = METHODS[method].lineup(bench, budgets)
-        return lineup, sum(seconds_of(one.predict, bench.images.device) for one in lineup)
+        found = METHODS[method].with_budgets(setup, budgets)
+        return found, sum(seconds_of(one.predict, setup.images.device) for one in found)
     except MMDiscardError:
         raise
-    except UNFIT as error:
+    except MODEL_ERRORS as error:
         raise MMDiscardError(f'the method {method} does not run: {error}') from error
 
 
@@ -241,9 +238,14 @@ def time_turns(
     calls: Sequence[Callable[[], object]],
     turns: int,
     device: torch.device,
-    progress: Progress,
 ) -> list[Times]:
-    """Let all have their go, ``turns`` times, with the plain model in between.
+    """Time all calls in turn, ``turns`` times, with the plain model in between.
+
+    Args:
+        plain: predicts with the plain model.
+        calls: what is measured.
+        turns: how often.
+        device: of the models.
 
     Returns:
         `Times` of the plain model (each against the one before), then of every call.
@@ -251,8 +253,8 @@ def time_turns(
     own: list[list[float]] = [[] for _ in range(len(calls) + 1)]
     around: list[list[float]] = [[] for _ in range(len(calls) + 1)]
     before = seconds_of(plain, device)
-    progress.start(turns)
-    for turn in range(turns):
+    progress = Progress(turns, 'turns')
+    for _ in range(turns):
         # The plain model against itself: what a ratio of 1 looks like on this machine.
         again = seconds_of(plain, device)
         own[0].append(again)
@@ -263,31 +265,29 @@ def time_turns(
             after = seconds_of(plain, device)
             around[index].append((before + after) / 2)
             before = after
-        progress.step(f'turn {turn + 1} of {turns}')
+        progress.step()
     return [Times(tuple(a), tuple(b)) for a, b in zip(own, around, strict=True)]
 
 
-def measure_peaks(
-    calls: Sequence[Callable[[], object]], device: torch.device, progress: Progress
-) -> list[int]:
+def measure_peaks(calls: Sequence[Callable[[], object]], device: torch.device) -> list[int]:
     """Peak memory of each, see `peak_memory`."""
-    progress.start(len(calls))
+    progress = Progress(len(calls), 'peak memories')
     found = []
     for call in calls:
         found.append(peak_memory(call, device))
-        progress.step(f'peak memory {found[-1] / 2**20:.1f} MiB')
+        progress.step(f'{found[-1] / 2**20:.1f} MiB')
     return found
 
 
 def records(
-    contenders: Sequence[Contender],
+    methods: Sequence[TimedMethod],
     times: Sequence[Times] | None,
     peaks: Sequence[int] | None,
 ) -> Iterator[dict[str, Any]]:
-    """One record for the plain model and each contender, ready for JSON.
+    """One record for the plain model and each method, ready for JSON.
 
     Args:
-        contenders: as measured.
+        methods: as measured.
         times: of the plain model and of each; None if not measured.
         peaks: in bytes, likewise.
     """
@@ -300,7 +300,7 @@ def records(
             bound=one.bound,
             difference=one.difference,
         )
-        for one in contenders
+        for one in methods
     ]
     for index, record in enumerate(names):
         if times:

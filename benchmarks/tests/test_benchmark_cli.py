@@ -1,8 +1,6 @@
 """`benchmarks.speed.run`: one run through everything, and every mistake in one line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,20 +45,11 @@ def fails(capsys):
     return fails
 
 
-def test_all_methods_of_a_classifier(tmp_path):
-    """A process of its own, as a user runs it."""
+def test_all_methods_of_a_classifier(tmp_path, capsys):
     out, figure = tmp_path / 'made' / 'report.json', tmp_path / 'figure.png'
     more = ['--methods', 'all', '--budgets', '4', '--turns', '2', '--threads', '1']
-    command = [*RESNET, *more, '--out', str(out), '--figure', str(figure), *SMALLER]
-    done = subprocess.run(
-        [sys.executable, '-m', 'benchmarks.speed.run', *command],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert '[2/2, 0 s left] turn 2 of 2' in done.stdout
+    tool.main([*RESNET, *more, '--out', str(out), '--figure', str(figure), *SMALLER])
+    assert 'turns 2/2' in capsys.readouterr().err
 
     report = json.loads(out.read_text())
     assert report['machine'].keys() >= {'cpu', 'cores', 'threads', 'torch', 'device'}
