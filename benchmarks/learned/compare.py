@@ -101,7 +101,7 @@ class MethodComparison:
         for aggregator in others:  # attaching creates their parameters
             attach(model, subsampling, search, aggregator).detach()
         self.ensemble = attach(model, subsampling, search, first)
-        self._keep = levels_read(self.ensemble)
+        self._keep: tuple[bool, ...] | None = None  # known from the first images on
 
     def __enter__(self) -> 'MethodComparison':
         return self
@@ -147,7 +147,9 @@ class MethodComparison:
         """The states of every image, one outputs per place; heads run once for all methods."""
         found = self.cache.get(images) if self.cache else None
         if found is None:
-            found = compute_state_features(self.ensemble.pipeline, images, self._keep)
+            pipeline = self.ensemble.pipeline
+            self._keep = self._keep or levels_read(pipeline, images[:1])
+            found = compute_state_features(pipeline, images, self._keep)
             if self.cache:
                 self.cache.put(images, found)
         batch = BatchInference(self.ensemble.pipeline, images)

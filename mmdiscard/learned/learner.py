@@ -78,7 +78,7 @@ class AggregatorLearner(BaseModel):
         self.test_search = build(SEARCHES, test_search) if test_search else self.train_search
         self.ensemble.use(self.test_search)
         self.cache = cache
-        self.levels_read = levels_read(self.ensemble)
+        self._levels_read: tuple[bool, ...] | None = None
 
     @property
     def base(self) -> nn.Module:
@@ -118,11 +118,7 @@ class AggregatorLearner(BaseModel):
         """
         self._use(self.train_search)
         pipeline = self.ensemble.pipeline
-        found = self.cache.get(inputs) if self.cache else None
-        if found is None:
-            found = compute_state_features(pipeline, inputs, self.levels_read)
-            if self.cache:
-                self.cache.put(inputs, found)
+        found = self._features(inputs)
         merged = merge_state_features(pipeline, inputs, found, rows_at_once=len(inputs))
         if pipeline.aggregator.stage.head_after:
             losses = pipeline.adapter.loss(merged, inputs, data_samples)
@@ -140,6 +136,16 @@ class AggregatorLearner(BaseModel):
         # Not a submodule, the base model has to be moved to another device or dtype along with it.
         self.base._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
+
+    def _features(self, inputs: Tensor) -> StateFeatures:
+        found = self.cache.get(inputs) if self.cache else None
+        if found is None:
+            pipeline = self.ensemble.pipeline
+            self._levels_read = self._levels_read or levels_read(pipeline, inputs[:1])
+            found = compute_state_features(pipeline, inputs, self._levels_read)
+            if self.cache:
+                self.cache.put(inputs, found)
+        return found
 
     def _use(self, search: Search) -> None:
         if self.ensemble.search is not search:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ..execution import BackboneOutputs, Levels
-from ..models import Ensemble
 from ..models.batch_inference import BatchInference
 from ..models.pipeline import Pipeline
 from ..search import Rows
-from ..subsampling.backbone import blank_image, inference_mode
+from ..subsampling.backbone import inference_mode
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ class _RecordingExecutor:
         self._asked += len(rows)
 
 
-def levels_read(ensemble: Ensemble) -> tuple[bool, ...]:
-    """For every output level, whether the head reads it, found by a run on a blank image."""
-    adapter = ensemble.adapter
-    image = blank_image(adapter.backbone, ensemble.fingerprint.input_size)
+def levels_read(pipeline: Pipeline, images: Tensor) -> tuple[bool, ...]:
+    """For every output level, whether the head reads it, found by a run on ``images``."""
+    adapter = pipeline.adapter
     with inference_mode(adapter.model):
-        levels = adapter.features(image)
-    return adapter.levels_read(levels, image)
+        inputs = adapter.backbone_input(images, adapter.default_context(images))
+        levels = adapter.features(inputs)
+    return adapter.levels_read(levels, images)
 
 
 @torch.no_grad()

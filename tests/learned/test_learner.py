@@ -111,6 +111,16 @@ def test_predictions_search_as_in_a_test():
     assert model(images(2)).shape == (2, 7)
 
 
+def test_images_of_six_channels():
+    base = classifier()
+    base.backbone.front = torch.nn.Conv2d(6, 3, 1)
+    base.backbone.register_forward_pre_hook(lambda backbone, args: (backbone.front(args[0]),))
+    model = learner(base, subsampling=dict(in_channels=6))
+    x = torch.cat([images(2), images(2, seed=1)], 1)
+    assert model.loss(x, cls_samples(2))['loss'].isfinite()
+    assert model(x).shape == (2, 7)
+
+
 def test_moving_the_learner_moves_the_base():
     model = learner().double()
     kinds = {p.dtype for p in [*model.parameters(), *model.base.parameters()]}
@@ -210,7 +220,7 @@ def test_a_cache_too_small_for_an_image_keeps_none(tmp_path):
 def test_states_are_kept_in_the_order_of_the_search():
     model, x = learner(), images(3)
     model.ensemble.use(model.train_search)
-    found = compute_state_features(model.ensemble.pipeline, x, model.levels_read)
+    found = compute_state_features(model.ensemble.pipeline, x, keep=[True])
     with torch.no_grad():
         model.ensemble.predict(x)
     states = found.rows.states.unflatten(0, (6, 3)).transpose(0, 1)
