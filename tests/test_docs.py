@@ -24,9 +24,9 @@ from mmdiscard.engine import cli
 from mmdiscard.registry import Registry
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    path for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))) if path.exists()
-]
+DOCS = sorted((ROOT / 'docs').glob('*.md'))
+RESULTS = sorted((ROOT / 'benchmarks').glob('*/RESULTS.md'))
+PAGES = [ROOT / 'README.md', *DOCS, *RESULTS]
 FENCE = re.compile(r'^```(.*)\n([\s\S]*?)^```$', re.MULTILINE)
 
 
@@ -35,11 +35,11 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 
 def with_blocks(kind: str) -> list:
-    return [pytest.param(page, id=page.stem) for page in PAGES if blocks(page, kind)]
+    return [page for page in every_page() if blocks(page.values[0], kind)]
 
 
 def every_page() -> list:
-    return [pytest.param(page, id=page.stem) for page in PAGES]
+    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
 
 
 def slug(heading: str) -> str:
@@ -117,8 +117,10 @@ def test_links_lead_somewhere(page):
 
 def test_every_page_is_reached():
     linked = ' '.join(page.read_text() for page in PAGES)
-    for page in (ROOT / 'docs').glob('*.md'):
+    for page in DOCS:
         assert re.search(rf'\]\((docs/)?{page.name}', linked), f'nothing links to {page.name}'
+    for page in RESULTS:
+        assert f'](../{page.relative_to(ROOT)})' in linked, f'nothing links to {page}'
 
 
 # ---------------------------------------------------------------------------------------- errors
