@@ -100,12 +100,20 @@ class ModelAdapter:
         """What the backbone receives for images of the model, ``(N, C, H, W)`` each.
 
         Raises:
-            MMDiscardError: if the model resizes its images and outputs are to be moved by pixels.
+            MMDiscardError: if the model does not call its backbone with one tensor of images.
         """
         if not self.changes_images:
             return images
-        (received,), _ = self.images_patch.received(lambda: self.run_plain(images, context))
-        return received
+        try:
+            args, kwargs = self.images_patch.received(lambda: self.run_plain(images, context))
+        except LookupError:
+            args, kwargs = (), {}
+        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
+            raise MMDiscardError(
+                f'{type(self.model).__name__} does not call its backbone with one tensor of images '
+                '`backbone(images)`, so its states cannot be computed'
+            )
+        return args[0]
 
     def run_plain(self, images: Tensor, context: Any) -> Any:
         """Run the model as it was before, as far as the patched method goes."""
@@ -141,6 +149,15 @@ class ModelAdapter:
             logits = self.head(levels, images, self.default_context(images))
             gradients = torch.autograd.grad(logits.sum(), levels, allow_unused=True)
         return tuple(gradient is not None for gradient in gradients)
+
+    def samples(self, images: Tensor) -> list[Any]:
+        """Data samples of bare images ``(N, C, H, W)``, as MM gives them to `predict`."""
+        raise NotImplementedError
+
+    @property
+    def entry_name(self) -> str:
+        """The method whose logits are replaced."""
+        return self._entry.name
 
     def install(self, predict: Predict) -> None:
         """Take the logits of the model's predictions from ``predict(images, context)``."""
@@ -219,6 +236,9 @@ class ClassifierAdapter(ModelAdapter):
     def run_plain(self, images: Tensor, context: Any) -> Any:
         return self._entry.original(images)
 
+    def samples(self, images: Tensor) -> list[Any]:
+        return classification_samples(images)
+
     def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
         with self._head.redirect(lambda *args, **kwargs: logits):
             return self.model.head.loss((logits,), samples)
@@ -271,6 +291,11 @@ class SegmentorAdapter(ModelAdapter):
     def run_plain(self, images: Tensor, context: Any) -> Any:
         return self._plain(images, context)
 
+    def samples(self, images: Tensor) -> list[Any]:
+        from mmseg.structures import SegDataSample
+
+        return [SegDataSample(metainfo=meta) for meta in self.default_context(images)]
+
     def loss(self, levels: Levels, images: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
         with self.backbone_patch.replay(levels):
             features = self.model.extract_feat(images)
@@ -309,6 +334,14 @@ def _loss_by_feat(head: nn.Module) -> Callable | None:
     """
     own = next((cls for cls in type(head).__mro__ if cls.__name__ == 'BaseDecodeHead'), None)
     return own and hasattr(head, 'loss_decode') and partial(own.loss_by_feat, head) or None
+
+
+def classification_samples(images: Tensor) -> list[Any]:
+    """A data sample of MMPretrain for each of ``images`` ``(N, C, H, W)``."""
+    from mmpretrain.structures import DataSample
+
+    size = tuple(images.shape[2:])
+    return [DataSample(metainfo=dict(img_shape=size, ori_shape=size)) for _ in images]
 
 
 def one_score_per_class(logits: Any, source: nn.Module) -> Tensor:

@@ -34,6 +34,7 @@ from ..subsampling.backbone import blank_image, inference_mode, noise_image
 from .adapters import ATTACHED, ModelAdapter, adapter_class, normalised_channels, unwrap
 from .ensemble import Ensemble
 from .pipeline import Pipeline
+from .self_test import SelfTest
 
 
 def attach(
@@ -43,6 +44,7 @@ def attach(
     aggregator: Mapping[str, Any] | Aggregator | None = None,
     max_rows: int | None = None,
     max_cache_bytes: int = DEFAULT_CACHE_BYTES,
+    self_test: bool = True,
 ) -> Ensemble:
     """Let a model predict with activations that its subsampling layers discard.
 
@@ -62,6 +64,8 @@ def attach(
             size.
         max_cache_bytes: what is kept of earlier states for later ones takes at most so much memory;
             beyond it they are computed again.
+        self_test: whether to check what mmdiscard assumes of the model, on noise of the size to
+            trace with; takes about six forwards of one image.
 
     Raises:
         MMDiscardError: if anything does not fit: unknown names, a bad budget, an aggregator that
@@ -94,6 +98,9 @@ def attach(
         undo.callback(hooks.remove)
         geometry = Geometry(hooks.space, found.strides)
         probe = _Probe(adapter, hooks, found)
+        test = SelfTest(adapter, _model_image(adapter, found)) if self_test else None
+        if test is not None:
+            test.observe()
         cost_model = probe.cost_model()
         aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
         features = CheckedSizes(adapter.features, found)
@@ -101,9 +108,17 @@ def attach(
         pipeline = Pipeline(adapter, executor, search, aggregator, geometry, cost_model)
         ensemble = Ensemble(pipeline, found.input_size)
         adapter.install(lambda images, context: ensemble.predict(images, context))
+        if test is not None:
+            test.check(pipeline)
         vars(model)[ATTACHED] = ensemble
         undo.pop_all()
     return ensemble
+
+
+def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
+    """A blank image as the model receives it, which may have more channels than its backbone."""
+    channels = normalised_channels(adapter.model) or found.in_channels
+    return blank_image(adapter.backbone, found.input_size, channels)
 
 
 class _Probe:

@@ -23,6 +23,9 @@ class BatchInference:
         pipeline: what the batch goes through.
         images: ``(N, C, H, W)``, preprocessed, as the model receives them.
         context: what the head needs besides, such as image metas; None for bare images.
+
+    Attributes:
+        received: ``(N, C, H, W)``, what the backbone receives for these images.
     """
 
     def __init__(self, pipeline: Pipeline, images: Tensor, context: Any = None) -> None:
@@ -30,7 +33,8 @@ class BatchInference:
         self.pipeline = pipeline
         self.images = images
         self._context = adapter.default_context(images) if context is None else context
-        self._run = pipeline.executor.start(adapter.backbone_input(images, self._context))
+        self.received = adapter.backbone_input(images, self._context)
+        self._run = pipeline.executor.start(self.received)
         self._heads = torch.zeros(len(images), dtype=torch.long)
         self._merge = pipeline.begin_merge(len(images))
         self._asked: list[Rows] = []

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from ..execution import Levels
 from ..registry import ADAPTERS
-from .adapters import ModelAdapter, Predict, one_score_per_class
+from .adapters import ModelAdapter, Predict, classification_samples, one_score_per_class
 
 
 class TimmFeatures(nn.Module):
@@ -67,6 +67,9 @@ class TimmAdapter(ModelAdapter):
 
     def run_plain(self, images: Tensor, context: Any) -> Any:
         return self._entry.original(images)
+
+    def samples(self, images: Tensor) -> list[Any]:
+        return classification_samples(images)
 
     def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
         return self.model._get_loss(logits, samples)

@@ -1,0 +1,267 @@
+"""What attaching assumes of a model, checked on noise with a handful of forwards.
+
+1. With one state, the model's own `predict` gives what the untouched model gives, bit for bit.
+2. The logits depend on the images through the output levels of the backbone alone.
+3. A displaced state equals the default state on the translated image, in the centre: in the deepest
+   level and, where outputs are aligned exactly, behind the head.
+
+That entering the backbone at a group equals running it whole is checked by `find_reentry_points`.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from ..errors import MMDiscardError
+from ..execution import BackboneOutputs, Levels
+from ..search import FixedStates, Rows
+from ..subsampling.backbone import deepest, inference_mode
+from .adapters import ModelAdapter, Predict
+from .batch_inference import BatchInference
+from .pipeline import Pipeline
+
+PASS_BELOW = 0.5  # error of a displaced state over the effect of displacing
+SWITCH_OFF = 'If that is as it should be, attach with self_test=False'
+IN_MIDDLE = (1.0, 0.5)  # shares of both axes that noise fills
+IN_LEVEL, BEHIND_HEAD = 'in its deepest output', 'behind the head'
+
+
+class SelfTest:
+    """Checks one model while it is being attached; leaves random state, buffers and modes alone.
+
+    Args:
+        adapter: of the model, not installed yet.
+        image: ``(1, C, H, W)``, blank, of the size to check at.
+    """
+
+    def __init__(self, adapter: ModelAdapter, image: Tensor) -> None:
+        self.adapter = adapter
+        self.image = image
+        self.name = type(adapter.model).__name__
+        self._noise = noise(image.shape, 1.0).to(image)
+        self._plain: list[Tensor] | None = None
+        self._calls = 0
+
+    def observe(self) -> None:
+        """Predict with the untouched model."""
+        with undisturbed(self.adapter.model), self.adapter.images_patch.recorded() as calls:
+            try:
+                self._plain = self._predict()
+            except Exception as error:  # whatever a model of others raises
+                print_log(
+                    f'mmdiscard: {self.name}.predict does not run on noise of '
+                    f'{tuple(self.image.shape)} ({_first_line(error)}), so mmdiscard could not '
+                    'check what it assumes of this model; set `input_size` to a size that it takes',
+                    'current',
+                    level=30,
+                )
+            self._calls = len(calls)
+
+    def check(self, pipeline: Pipeline) -> None:
+        """Check the attached model.
+
+        Raises:
+            MMDiscardError: if an assumption does not hold; says which, and what can be done.
+        """
+        if self._plain is None:
+            return
+        with undisturbed(self.adapter.model):
+            self._check_one_state(pipeline)
+            self._check_states(pipeline)
+
+    def _head(self, levels: Levels, images: Tensor) -> Tensor:
+        torch.manual_seed(0)  # some heads draw random numbers, as the Hamburger of SegNeXt does
+        return self.adapter.head(levels, images, self.adapter.default_context(images))
+
+    def _predict(self) -> list[Tensor]:
+        torch.manual_seed(0)
+        samples = self.adapter.model.predict(self._noise, self.adapter.samples(self._noise))
+        leaves = tree_flatten([sample.to_dict() for sample in samples])[0]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    # ------------------------------------------------------------------------------ assumption 1
+    def _check_one_state(self, pipeline: Pipeline) -> None:
+        plain = replace(pipeline, search=FixedStates(pipeline.space.default(1).tolist()))
+        entered = 0
+        changed = False
+
+        def predict(images: Tensor, context: Any) -> Tensor:
+            nonlocal entered, changed
+            entered += 1
+            batch = BatchInference(plain, images, context)
+            changed |= not same(batch.images, batch.received)
+            batch.follow(plain.search.rounds(len(images), plain.space, plain.prices))
+            return batch.logits()
+
+        self.adapter.changes_images = True
+        found = self._found(predict)
+        self.adapter.changes_images = changed
+        if not entered:
+            raise MMDiscardError(
+                f'{self.name}.predict does not call `{self.adapter.entry_name}`, which mmdiscard '
+                f'replaces, so states would have no influence; let it call that. {SWITCH_OFF}'
+            )
+        if self._calls != entered:
+            raise MMDiscardError(
+                f'{self.name} calls its backbone {self._calls / entered:g} times for one '
+                'prediction, as Siamese models do, and states of one call cannot stand for all; '
+                'this model cannot be attached to'
+            )
+        if len(found) != len(self._plain) or not all(map(same, found, self._plain)):
+            raise MMDiscardError(
+                f'with one state, {self.name}.predict does not give what the model gives without '
+                'mmdiscard: something besides the head reads the features of the backbone, or '
+                f'changes its logits before `{self.adapter.entry_name}` returns them. Let '
+                f'`{self.adapter.entry_name}` return the logits of the head alone'
+            )
+
+    def _found(self, predict: Predict) -> list[Tensor]:
+        with self.adapter.route(predict):
+            return self._predict()
+
+    # -------------------------------------------------------------------------- assumptions 2, 3
+    def _check_states(self, pipeline: Pipeline) -> None:
+        for share in IN_MIDDLE:
+            found = self._translated(pipeline, share)
+            if max(found.values()) < PASS_BELOW:
+                return
+        own = self._own_departure(pipeline)
+        where = max(found, key=found.get)
+        # Where the model does not follow a shift by whole cells either (borders reach the centre of
+        # small maps, attention over the whole map), nothing is known of the states.
+        if found[where] < 2 * own[where]:
+            return
+        names = ', '.join(group.name for group in pipeline.space.groups)
+        raise MMDiscardError(
+            f'displacing the groups {names} does not act like translating the image: {where} the '
+            f'difference is {found[where]:.2f} of the effect, and has to stay below {PASS_BELOW}. '
+            'Check each group with `mmdiscard.translation_oracle` and leave out those that fail, '
+            f'or set `input_size` to the size of your images. {SWITCH_OFF}'
+        )
+
+    def _translated(self, pipeline: Pipeline, share: float) -> dict[str, float]:
+        """By place, the error of the farthest state over its effect."""
+        adapter, space = self.adapter, pipeline.space
+        state = torch.tensor([[group.num_indices - 1 for group in space.groups]])
+        image, moved = self._pair(space.displacement(state)[0].tolist(), share)
+        default = adapter.features(image)
+        logits = self._head(default, self._noise)
+        expected = adapter.features(moved)
+        # Again, after another image went through the backbone, and with other pixels for the model.
+        if not same(logits, self._head(default, 1 - self._noise)):
+            raise MMDiscardError(
+                f'the logits of {self.name} depend on more than the output levels of its backbone: '
+                'a second encoder or a head that reads the image, or features that a forward hook '
+                'or an attribute carries past them. States would mix what belongs to different '
+                'inputs; let the backbone return these features as output levels'
+            )
+        with pipeline.executor.hooks.select(state):
+            displaced = adapter.features(image)
+        level = deepest(default)
+        found = {IN_LEVEL: ratio(displaced[level], expected[level], default[level])}
+        if pipeline.aggregator.alignment.in_output_space:
+            rows = Rows(torch.zeros(1, dtype=torch.long), state)
+            aligned = self._aligned(pipeline, BackboneOutputs(rows, image, displaced))
+            found[BEHIND_HEAD] = ratio(aligned, self._head(expected, self._noise), logits)
+        return found
+
+    def _own_departure(self, pipeline: Pipeline) -> dict[str, float]:
+        """The same for a shift of the image by whole cells of the deepest level, without states."""
+        adapter = self.adapter
+        period = pipeline.space.period
+        image, moved = self._pair(period, 1.0)
+        levels = adapter.features(image), adapter.features(moved)
+        level = deepest(levels[0])
+        departure = {IN_LEVEL: _shifted(levels[0][level], levels[1][level], image, period)}
+        if pipeline.aggregator.alignment.in_output_space:
+            logits = [self._head(found, self._noise) for found in levels]
+            departure[BEHIND_HEAD] = _shifted(*logits, image, period)
+        return departure
+
+    def _pair(self, displacement: Sequence[int], share: float) -> tuple[Tensor, Tensor]:
+        """Noise as the backbone receives it, and the same translated by ``(dy, dx)`` pixels."""
+        context = self.adapter.default_context(self._noise)
+        received = self.adapter.backbone_input(self._noise, context)
+        (dy, dx), (height, width) = displacement, received.shape[2:]
+        canvas = noise((*received.shape[:2], height + dy, width + dx), share).to(received)
+        return canvas[..., :height, :width].contiguous(), canvas[..., dy:, dx:].contiguous()
+
+    def _aligned(self, pipeline: Pipeline, computed: BackboneOutputs) -> Tensor:
+        """Logits of a displaced state, its levels brought together, before they are moved back."""
+        torch.manual_seed(0)
+        return BatchInference(pipeline, self._noise).outputs(computed).logits
+
+
+def noise(shape: tuple[int, ...], share: float) -> Tensor:
+    """Normal noise ``(N, C, H, W)`` in the middle ``share`` of both axes, zeros elsewhere."""
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for axis in (2, 3):
+        place = (torch.arange(shape[axis]) + 0.5) / shape[axis] - 0.5
+        inside = (place.abs() <= share / 2).to(values)
+        values *= inside.view(-1, 1) if axis == 2 else inside
+    return values
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Bitwise on a CPU, with NaN equal to NaN; up to rounding where kernels may differ."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.is_cuda and a.is_floating_point():
+        return torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True)
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def ratio(found: Tensor, expected: Tensor, default: Tensor) -> float:
+    """Mean difference from what was expected over that from the default state, in the centre."""
+    error, effect = (_difference(found, other) for other in (expected, default))
+    scale = float(default.float().abs().mean())
+    return error / effect if effect > 1e-6 * scale else 0.0
+
+
+def _shifted(maps: Tensor, moved: Tensor, image: Tensor, pixels: Sequence[int]) -> float:
+    """`ratio` of ``moved`` to ``maps``, which are to differ by a shift of ``pixels``."""
+    if maps.ndim != 4:
+        return float('inf')
+    sizes = zip(pixels, maps.shape[2:], image.shape[2:], strict=True)
+    dy, dx = (max(1, round(shift * cells / size)) for shift, cells, size in sizes)
+    h, w = maps.shape[2] - dy, maps.shape[3] - dx
+    if min(h, w) < 1:
+        return float('inf')
+    return ratio(moved[..., :h, :w], maps[..., dy:, dx:], maps[..., :h, :w])
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    difference = (a.float() - b.float()).abs()
+    if difference.ndim == 4:
+        h, w = difference.shape[2:]
+        difference = difference[..., h // 3 : h - h // 3, w // 3 : w - w // 3]
+    return float(difference.mean())
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; random state, modes and buffers come back afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    states = random.getstate(), np.random.get_state()
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    try:
+        with torch.random.fork_rng(devices), inference_mode(model):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
