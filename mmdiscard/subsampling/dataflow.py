@@ -119,6 +119,11 @@ def tensors_in(values: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in tensors_in(value)]
 
 
+def maps_in(values: Any) -> list[Tensor]:
+    """Those of them that have a height and a width."""
+    return [tensor for tensor in tensors_in(values) if tensor.ndim > 2]
+
+
 def _reached(
     sources: list | tuple, start: Iterable[int], since: int, blocked: Collection[int] = ()
 ) -> set[int]:

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from ..errors import MMDiscardError
+from .dataflow import maps_in
 from .layers import fill_value, memory_format, trim
 from .state import StateSpace, SubsamplingGroup
 
@@ -69,8 +71,8 @@ class StateHooks:
             for name in group.members:
                 layer = _LayerHooks(self, column, name, group.factor)
                 self._handles += [
-                    modules[name].register_forward_pre_hook(layer.extend),
-                    modules[name].register_forward_hook(layer.trim),
+                    modules[name].register_forward_pre_hook(layer.extend, with_kwargs=True),
+                    modules[name].register_forward_hook(layer.trim, with_kwargs=True),
                 ]
 
     @property
@@ -110,8 +112,16 @@ class StateHooks:
             )
         return offsets.repeat_interleave(repeats, 0)  # windows or patches of an image stay together
 
-    def exchange(self, column: int, name: str, inputs: Tensor) -> Tensor:
-        """What a member is to receive: what is fed at the entry, else its own; records it."""
+    def exchange(self, column: int, name: str, inputs: Tensor, alone: bool = True) -> Tensor:
+        """What a member is to receive: what is fed at the entry, else its own; records it.
+
+        Args:
+            column: of the member's group.
+            name: of the member.
+            inputs: the map that it receives.
+            alone: whether that is the only one; else it is not recorded, as it would not do to
+                enter there.
+        """
         selection = self.selection
         if selection is None:
             return inputs
@@ -119,7 +129,7 @@ class StateHooks:
             selection.reached(column)
         if column == selection.entry:
             return selection.fed[name]
-        if column in selection.record:
+        if alone and column in selection.record:
             selection.recorded.setdefault(column, {})[name] = inputs
         return inputs
 
@@ -146,35 +156,53 @@ class _LayerHooks:
         self.factor = factor
         self.grid = (int(factor[0] > 1), int(factor[1] > 1))
 
-    def extend(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        inputs = self.owner.exchange(self.column, self.name, args[0])
+    def extend(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        maps = maps_in((args, kwargs))
+        received = maps[0]
+        inputs = self.owner.exchange(self.column, self.name, received, alone=len(maps) == 1)
         offsets = self.owner.offsets(self.column, len(inputs))
-        if offsets is not None:
-            inputs = extend(inputs, offsets, self.factor, fill_value(module))
-        return None if inputs is args[0] else (inputs, *args[1:])
+        if inputs is received and offsets is None:
+            return None
 
-    def trim(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        offsets = self.owner.offsets(self.column, len(args[0]))
+        def extended(leaf: Any) -> Any:
+            if leaf is received:
+                leaf, fill = inputs, fill_value(module)
+            elif any(leaf is other for other in maps):  # such as a mask, which ends with the image
+                leaf, fill = leaf.expand(len(inputs), *leaf.shape[1:]), 0
+            else:
+                return leaf
+            return leaf if offsets is None else extend(leaf, offsets, self.factor, fill)
+
+        return tree_map(extended, (args, kwargs))
+
+    def trim(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        received = maps_in((args, kwargs))[0]
+        offsets = self.owner.offsets(self.column, len(received))
         if offsets is None:
             return None
         shape = tuple(
             size - factor * grid
-            for size, factor, grid in zip(args[0].shape[-2:], self.factor, self.grid, strict=True)
+            for size, factor, grid in zip(received.shape[-2:], self.factor, self.grid, strict=True)
         )
-        return trim(module, output, self.grid, shape, offsets)
+
+        def trimmed(leaf: Any) -> Any:
+            is_map = isinstance(leaf, Tensor) and leaf.ndim > 2
+            return trim(module, leaf, self.grid, shape, offsets) if is_map else leaf
+
+        return tree_map(trimmed, output)
 
 
 def extend(inputs: Tensor, offsets: Tensor, factor: tuple[int, int], fill: float) -> Tensor:
     """Extend every row by ``R - d`` before and ``d`` after, along the axes that subsample.
 
     Args:
-        inputs: ``(M, C, H, W)``.
+        inputs: ``(M, ..., H, W)``.
         offsets: ``(M, 2)`` integer offsets (dy, dx), each in ``0..R-1``.
         factor: ``(Ry, Rx)``.
         fill: value outside the image.
 
     Returns:
-        ``(M, C, H + Ry, W + Rx)``; an axis of factor 1 keeps its size.
+        ``(M, ..., H + Ry, W + Rx)``; an axis of factor 1 keeps its size.
     """
     extra = [size if size > 1 else 0 for size in factor]
     distinct, which = offsets.unique(dim=0, return_inverse=True)
@@ -187,12 +215,12 @@ def extend(inputs: Tensor, offsets: Tensor, factor: tuple[int, int], fill: float
         return F.pad(inputs, (left, extra[1] - left, top, extra[0] - top), value=fill)
     height, width = inputs.shape[-2:]
     extended = torch.empty(
-        (*inputs.shape[:2], height + extra[0], width + extra[1]),
+        (*inputs.shape[:-2], height + extra[0], width + extra[1]),
         dtype=inputs.dtype,
         device=inputs.device,
         memory_format=memory_format(inputs),
     ).fill_(fill)
     for index, (top, left) in enumerate(before):
         rows = (which == index).nonzero().flatten().to(inputs.device)
-        extended[rows, :, top : top + height, left : left + width] = inputs[rows]
+        extended[rows, ..., top : top + height, left : left + width] = inputs[rows]
     return extended

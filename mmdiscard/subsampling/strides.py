@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .backbone import Size, as_levels, deepest, noise_image
-from .dataflow import Dataflow, DataflowRecorder, tensors_in
+from .dataflow import Dataflow, DataflowRecorder, maps_in, tensors_in
 from .layers import subsampling_factor
 
 BLUR = 0.15  # how far the ratio of sizes may be off a stride, relative to it
@@ -249,11 +249,11 @@ class _Recorder:
             return None
         call = self._open.pop()
         self._connect(module, call, args, kwargs, output)
-        maps = _maps((args, kwargs))
+        maps = maps_in((args, kwargs))
         call.factor = subsampling_factor(module)
         if call.factor != (1, 1) and maps:
             call.unlike = len({m.shape[-2:] for m in maps}) > 1
-            call.unlike |= len({m.shape[-2:] for m in _maps(output)}) > 1
+            call.unlike |= len({m.shape[-2:] for m in maps_in(output)}) > 1
             self.strided.append(call)
         else:
             call.factor = _shrinkage(args, kwargs, output)
@@ -309,11 +309,6 @@ class _Recorder:
             yield
         finally:
             self._paused = False
-
-
-def _maps(values: Any) -> list[Tensor]:
-    """Tensors with a height and a width."""
-    return [tensor for tensor in tensors_in(values) if tensor.ndim > 2]
 
 
 def _changed(tensor: Tensor) -> Tensor:
