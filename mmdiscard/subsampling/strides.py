@@ -248,7 +248,8 @@ class _Recorder:
         if self._paused:
             return None
         call = self._open.pop()
-        self._connect(module, call, args, kwargs, output)
+        if call.name:
+            self._connect(module, call, args, kwargs, output)
         maps = maps_in((args, kwargs))
         call.factor = subsampling_factor(module)
         if call.factor != (1, 1) and maps:
