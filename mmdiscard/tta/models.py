@@ -112,7 +112,7 @@ class DiscardTTA(BaseTTAModel):
                 return found.logits
 
             # MM's own pre- and post-processing, around logits that are computed already.
-            with ensemble.route(predict):
+            with ensemble.route(predict), errors_name_view(views[found.view], names[found.view]):
                 outputs = self.read(self.module, views[found.view], self.merger.joint)
             taken = found.taken.tolist()
             yield found.view, [o if own else None for o, own in zip(outputs, taken, strict=True)]

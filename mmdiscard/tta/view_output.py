@@ -105,19 +105,28 @@ def read_classifier(model: nn.Module, view: Any, weighted: bool = False) -> list
             f'{type(model).__name__} does not give one score per class, so its views cannot be '
             'merged'
         )
-    logits = scores[-1] if scores and len(scores[-1]) == len(samples) else None
+    logits = _logits(torch.stack([sample.pred_score for sample in samples]), scores)
     return [
         ViewOutput(
             sample,
             lambda sample=sample: sample.pred_score,
-            # Without logits, their logarithms: these differ from logits by a constant.
-            (lambda sample=sample: sample.pred_score.clamp(min=1e-38).log())
-            if logits is None
-            else (lambda index=index: logits[index]),
+            lambda index=index: logits[index],
             weights[-1][index].reshape(()) if weights else None,
         )
         for index, sample in enumerate(samples)
     ]
+
+
+def _logits(probabilities: Tensor, scores: Sequence[Tensor]) -> Tensor:
+    """Logits ``(N, K)`` of probabilities: the scores of the head if these give them."""
+    if scores and scores[-1].shape == probabilities.shape:
+        given = (scores[-1].softmax(1), scores[-1].sigmoid())
+        if any(torch.allclose(values, probabilities, atol=1e-3) for values in given):
+            return scores[-1]
+    # There is no such head, or the model changes its predictions after the head.
+    probabilities = probabilities.float()
+    exclusive = torch.allclose(probabilities.sum(1), probabilities.new_ones(()), atol=1e-3)
+    return probabilities.clamp(min=1e-38).log() if exclusive else probabilities.logit(SMALLEST)
 
 
 @contextmanager

@@ -103,6 +103,14 @@ def test_impossible_settings_are_refused(settings, message):
         DiscardClsTTA(classifier(), **settings)
 
 
+def test_views_that_cannot_be_post_processed_are_named():
+    data = batch('segmentor')
+    for sample in data['data_samples'][1]:
+        sample.set_metainfo(dict(flip_direction='diagonal'))
+    with pytest.raises(MMDiscardError, match="cannot predict the view 'view 1 diagonal flip'"):
+        predicted('segmentor', data, budget=2, joint=dict(cost=1000.0))
+
+
 def test_models_that_cannot_be_searched_so_are_refused():
     joint = dict(cost=2.0)
     with pytest.raises(MMDiscardError, match='no states are searched'):

@@ -138,6 +138,27 @@ def test_models_that_cannot_be_attached_to_can_be_augmented():
     torch.testing.assert_close(found, expected)  # logarithms in the place of logits
 
 
+@torch.no_grad()
+def test_logits_of_models_that_change_their_predictions_are_those_of_their_scores():
+    prior = torch.arange(1.0, 8.0)
+
+    def predict(inputs, data_samples=None, **kwargs):
+        samples = own(inputs, data_samples, **kwargs)
+        for sample in samples:
+            sample.set_pred_score(sample.pred_score * prior / (sample.pred_score * prior).sum())
+        return samples
+
+    model = classifier()
+    model.head.fc.weight.data *= 0.05  # so that none is certain
+    views = split_views(cls_views())
+    inputs = [model.data_preprocessor(view, False)['inputs'] for view in views]
+    logits = torch.stack([model(images, mode='tensor') for images in inputs]).mean(0)
+    expected = (logits.exp() * prior) / (logits.exp() * prior).sum(1, keepdim=True)
+    own, model.predict = model.predict, predict
+    tta = DiscardClsTTA(model, merger=dict(type='MeanMerger', on='logits'))
+    torch.testing.assert_close(cls_result(tta), expected)
+
+
 # ------------------------------------------------------------------------------- with states inside
 TTA_MODELS = {
     'AverageClsScoreTTA': (AverageClsScoreTTA, classifier, cls_result),
