@@ -2,7 +2,7 @@
 
 from .attention import StateAttention
 from .attention_aggregator import AttentionAggregator
-from .base import LearnedAggregator
+from .learned_aggregator import LearnedAggregator
 from .learner import AggregatorLearner
 from .phase_aggregator import PhaseAggregator
 from .seeded_subset import SeededSubset

@@ -11,7 +11,7 @@ from ..aggregation.alignment import translate
 from ..errors import MMDiscardError
 from ..registry import AGGREGATORS
 from .attention import StateAttention
-from .base import LearnedAggregator
+from .learned_aggregator import LearnedAggregator
 from .state_buffer import Layout, StateBuffer
 
 

@@ -12,8 +12,8 @@ from ..errors import MMDiscardError
 from ..models.attach import attach
 from ..registry import AGGREGATORS, MODELS, SEARCHES, build
 from ..search import Search
-from .base import LearnedAggregator
 from .feature_cache import FeatureCache
+from .learned_aggregator import LearnedAggregator
 from .state_features import (
     StateFeatures,
     compute_state_features,

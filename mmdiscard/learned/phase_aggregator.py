@@ -11,7 +11,7 @@ from ..aggregation.aggregators import Merge
 from ..aggregation.alignment import translate
 from ..errors import MMDiscardError
 from ..registry import AGGREGATORS
-from .base import LearnedAggregator
+from .learned_aggregator import LearnedAggregator
 
 
 class PhaseWeights(nn.Module):

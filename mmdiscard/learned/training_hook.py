@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from ..registry import HOOKS
 from ..utils import write_atomically
-from .base import ENTRY, PREFIX
+from .learned_aggregator import ENTRY, PREFIX
 from .learner import AggregatorLearner
 
 #: name of the file with the best parameters, in the work dir

@@ -7,7 +7,7 @@ from small_models import assert_near, classifier, images, mit_segmentor, segment
 from mmdiscard import attach
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.learned import AttentionAggregator, StateAttention
-from mmdiscard.learned.base import ENTRY, PREFIX
+from mmdiscard.learned.learned_aggregator import ENTRY, PREFIX
 from mmdiscard.learned.state_buffer import Layout
 
 SEARCH = dict(type='GreedySearch', budget=6)

@@ -16,7 +16,7 @@ from torch import distributed
 from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
 from mmdiscard.engine import cli
 from mmdiscard.learned import AggregatorLearner
-from mmdiscard.learned.base import ENTRY
+from mmdiscard.learned.learned_aggregator import ENTRY
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'train_aggregator.py'
