@@ -1,8 +1,6 @@
 # UPerNet ConvNeXt-T on ADE20K: the first group, four of its sixteen states, aligned exactly.
 _base_ = [
     'mmseg::convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
-    '../_base_/search/spread_b4.py',
-    '../_base_/aggregators/average_logits_exact.py',
 ]
 
 # MM's config imports the package that has its backbone; mmdiscard comes beside it.
@@ -11,7 +9,7 @@ custom_hooks = [
     dict(
         type='mmdiscard.SubsamplingSearchHook',
         subsampling=dict(groups=[0]),
-        search=_base_.search,
-        aggregator=_base_.aggregator,
+        search=dict(type='SpreadStates', budget=4),
+        aggregator=dict(type='AverageAggregator', on='logits', align='exact'),
     )
 ]

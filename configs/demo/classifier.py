@@ -1,5 +1,5 @@
 # A small ResNet-18 type classifier of 64 px scenes: five subsampling groups, total stride 32.
-_base_ = ['_base_/runtime.py', '_base_/schedule.py', '_base_/classification_scenes.py']
+_base_ = ['_base_/runtime.py', '_base_/schedule.py', '_base_/classification-scenes.py']
 
 default_scope = 'mmpretrain'
 work_dir = 'work_dirs/demo/classifier'

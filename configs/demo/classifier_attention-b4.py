@@ -3,19 +3,22 @@
 _base_ = [
     './classifier.py',
     '../_base_/runtime.py',
-    '../_base_/search/attention_b4.py',
-    '../_base_/aggregators/attention_features_bilinear.py',
     '../_base_/learned/paper.py',
 ]
 
-aggregator_file = 'work_dirs/{{ fileBasenameNoExtension }}/aggregator.pth'
 custom_hooks = [
     dict(
         type='mmdiscard.SubsamplingSearchHook',
         subsampling=dict(groups='inner'),
-        search=_base_.search,
+        search=dict(type='GreedySearch', budget=4, criterion=dict(type='AttentionCriterion')),
         aggregator=dict(
-            _base_.aggregator, init_cfg=dict(type='Pretrained', checkpoint=aggregator_file)
+            type='AttentionAggregator',
+            on='features',
+            align='bilinear',
+            init_cfg=dict(
+                type='Pretrained',
+                checkpoint='work_dirs/{{ fileBasenameNoExtension }}/aggregator.pth',
+            ),
         ),
     )
 ]

@@ -1,6 +1,6 @@
 # A small Mix Vision Transformer with a SegFormer head: four subsampling groups, four levels at
 # strides 4, 8, 16 and 32.
-_base_ = ['_base_/runtime.py', '_base_/schedule.py', '_base_/segmentation_scenes.py']
+_base_ = ['_base_/runtime.py', '_base_/schedule.py', '_base_/segmentation-scenes.py']
 
 default_scope = 'mmseg'
 work_dir = 'work_dirs/demo/segmentor_mit'

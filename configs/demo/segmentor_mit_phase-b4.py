@@ -2,19 +2,22 @@
 _base_ = [
     './segmentor_mit.py',
     '../_base_/runtime.py',
-    '../_base_/search/spread_b4.py',
-    '../_base_/aggregators/phase_logits_exact.py',
     '../_base_/learned/phase.py',
 ]
 
-aggregator_file = 'work_dirs/{{ fileBasenameNoExtension }}/aggregator.pth'
 custom_hooks = [
     dict(
         type='mmdiscard.SubsamplingSearchHook',
         subsampling=dict(groups=[0]),
-        search=_base_.search,
+        search=dict(type='SpreadStates', budget=4),
         aggregator=dict(
-            _base_.aggregator, init_cfg=dict(type='Pretrained', checkpoint=aggregator_file)
+            type='PhaseAggregator',
+            on='logits',
+            align='exact',
+            init_cfg=dict(
+                type='Pretrained',
+                checkpoint='work_dirs/{{ fileBasenameNoExtension }}/aggregator.pth',
+            ),
         ),
     )
 ]

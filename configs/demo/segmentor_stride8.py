@@ -1,6 +1,6 @@
 # A small ResNet whose last stage is dilated instead of strided: three subsampling groups (stem,
 # max pooling, second stage), one feature level at stride 8.
-_base_ = ['_base_/runtime.py', '_base_/schedule.py', '_base_/segmentation_scenes.py']
+_base_ = ['_base_/runtime.py', '_base_/schedule.py', '_base_/segmentation-scenes.py']
 
 default_scope = 'mmseg'
 work_dir = 'work_dirs/demo/segmentor_stride8'

@@ -2,8 +2,6 @@
 _base_ = [
     'mmpretrain::convnext_v2/convnext-v2-tiny_32xb32_in1k.py',
     '../_base_/runtime.py',
-    '../_base_/search/greedy_b10.py',
-    '../_base_/aggregators/entropy_features_bilinear.py',
 ]
 
 # MM's config has a hook of its own, the moving average of the weights; it stays.
@@ -11,8 +9,8 @@ custom_hooks = [
     dict(
         type='mmdiscard.SubsamplingSearchHook',
         subsampling=dict(groups='inner'),
-        search=_base_.search,
-        aggregator=_base_.aggregator,
+        search=dict(type='GreedySearch', budget=10, criterion=dict(type='EntropyCriterion')),
+        aggregator=dict(type='EntropyAggregator', on='features', align='bilinear'),
     ),
     *_base_.custom_hooks,
 ]

@@ -1,15 +1,11 @@
 # The paper: ten states per image, found greedily among all groups but the first and the last.
-_base_ = [
-    '../runtime.py',
-    '../search/greedy_b10.py',
-    '../aggregators/entropy_features_bilinear.py',
-]
+_base_ = ['../runtime.py']
 
 custom_hooks = [
     dict(
         type='mmdiscard.SubsamplingSearchHook',
         subsampling=dict(groups='inner'),
-        search=_base_.search,
-        aggregator=_base_.aggregator,
+        search=dict(type='GreedySearch', budget=10, criterion=dict(type='EntropyCriterion')),
+        aggregator=dict(type='EntropyAggregator', on='features', align='bilinear'),
     )
 ]

@@ -1,15 +1,11 @@
 # The paper: four states per image, found greedily among all groups but the first and the last.
-_base_ = [
-    '../runtime.py',
-    '../search/greedy_b4.py',
-    '../aggregators/entropy_features_bilinear.py',
-]
+_base_ = ['../runtime.py']
 
 custom_hooks = [
     dict(
         type='mmdiscard.SubsamplingSearchHook',
         subsampling=dict(groups='inner'),
-        search=_base_.search,
-        aggregator=_base_.aggregator,
+        search=dict(type='GreedySearch', budget=4, criterion=dict(type='EntropyCriterion')),
+        aggregator=dict(type='EntropyAggregator', on='features', align='bilinear'),
     )
 ]

@@ -1,5 +1,5 @@
 # DeepLabV3: atrous convolutions and an image-level pooling, one level, stride 8.
-_base_ = ['./_base_/resnet_dilated.py']
+_base_ = ['./_base_/resnet-dilated.py']
 
 model = dict(
     decode_head=dict(

@@ -1,5 +1,5 @@
 # DeepLabV3+: a skip from stride 4 meets the deepest level at stride 8.
-_base_ = ['./_base_/resnet_dilated.py']
+_base_ = ['./_base_/resnet-dilated.py']
 
 model = dict(
     decode_head=dict(

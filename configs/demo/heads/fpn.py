@@ -1,5 +1,5 @@
 # Panoptic FPN: a feature pyramid neck over strides 4, 8 and 16.
-_base_ = ['./_base_/resnet_pyramid.py']
+_base_ = ['./_base_/resnet-pyramid.py']
 
 model = dict(
     neck=dict(type='FPN', in_channels=[16, 32, 64], out_channels=48, num_outs=3),

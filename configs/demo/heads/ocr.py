@@ -1,5 +1,5 @@
 # OCR: a cascade of an FCN head on level 1 and object context on level 2, both stride 8.
-_base_ = ['./_base_/resnet_dilated.py']
+_base_ = ['./_base_/resnet-dilated.py']
 
 model = dict(
     type='CascadeEncoderDecoder',

@@ -1,5 +1,5 @@
 # PSPNet: pooled context over the whole map, one level, stride 8.
-_base_ = ['./_base_/resnet_dilated.py']
+_base_ = ['./_base_/resnet-dilated.py']
 
 model = dict(
     decode_head=dict(

@@ -1,5 +1,5 @@
 # The head of SegNeXt: a Hamburger (matrix decomposition) on three levels of a small ResNet.
-_base_ = ['./_base_/resnet_pyramid.py']
+_base_ = ['./_base_/resnet-pyramid.py']
 
 model = dict(
     decode_head=dict(

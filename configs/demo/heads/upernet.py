@@ -1,5 +1,5 @@
 # UPerNet: pooled context on the deepest of three levels, then a feature pyramid.
-_base_ = ['./_base_/resnet_pyramid.py']
+_base_ = ['./_base_/resnet-pyramid.py']
 
 model = dict(
     decode_head=dict(

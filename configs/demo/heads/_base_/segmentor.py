@@ -2,7 +2,7 @@
 _base_ = [
     '../../_base_/runtime.py',
     '../../_base_/schedule.py',
-    '../../_base_/segmentation_scenes.py',
+    '../../_base_/segmentation-scenes.py',
 ]
 
 default_scope = 'mmseg'

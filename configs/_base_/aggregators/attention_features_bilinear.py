@@ -1,1 +1,0 @@
-aggregator = dict(type='AttentionAggregator', on='features', align='bilinear')

@@ -1,1 +1,0 @@
-aggregator = dict(type='PhaseAggregator', on='logits', align='exact')

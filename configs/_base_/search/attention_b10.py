@@ -1,1 +1,0 @@
-search = dict(type='GreedySearch', budget=10, criterion=dict(type='AttentionCriterion'))

@@ -1,1 +1,0 @@
-search = dict(type='GreedySearch', budget=4, criterion=dict(type='AttentionCriterion'))

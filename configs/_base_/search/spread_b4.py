@@ -1,2 +1,0 @@
-# Four states, the same for every image: displacements as far apart as they can be.
-search = dict(type='SpreadStates', budget=4)
