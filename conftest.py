@@ -11,7 +11,7 @@ from integration.layouts import write_checkpoint
 from mmengine.registry import DefaultScope
 
 from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
-from mmdiscard.engine import cli
+from mmdiscard.engine.config import prepare_dataloaders, read_config
 
 ROOT = Path(__file__).parent
 KINDS = {'classifier': 'classification', 'segmentor_stride8': 'segmentation'}
@@ -63,11 +63,11 @@ def demo_model(scenes, tmp_path_factory):
 
     def make(name, variant=''):
         path = ROOT / f'configs/demo/{name}{variant}.py'
-        cfg = cli.read_config(str(path))
+        cfg = read_config(str(path))
         for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             cfg[field].dataset.data_root = str(scenes / KINDS[name])
             cfg[field].update(num_workers=0, batch_size=2)
-        cli.prepare_dataloaders(cfg)
+        prepare_dataloaders(cfg)
         cfg.log_level = 'WARNING'
         cfg.work_dir = str(tmp_path_factory.mktemp('work'))
         checkpoint = write_checkpoint(cfg, Path(cfg.work_dir) / 'model.pth')

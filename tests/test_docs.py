@@ -20,7 +20,7 @@ from mmseg import registry as mmseg_registry
 
 import mmdiscard.tta  # noqa: F401
 from mmdiscard import registry
-from mmdiscard.engine import cli
+from mmdiscard.engine.config import read_config
 from mmdiscard.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def test_config_examples_can_be_read(page, tmp_path):
     for text in blocks(page, 'python config'):
         path = tmp_path / 'example.py'
         path.write_text(text)
-        cfg = cli.read_config(str(path))
+        cfg = read_config(str(path))
         assert cfg.custom_imports.imports == ['mmdiscard']
         for hook in cfg.get('custom_hooks', []):
             mmengine_registry.HOOKS.build(hook)  # checks its settings as far as they go

@@ -18,7 +18,10 @@ import _bootstrap  # noqa: F401  (before anything reads a config)
 
 from mmdiscard.calibration import CalibrationRequest, calibrate
 from mmdiscard.engine import cli
+from mmdiscard.engine.checkpoint import check_checkpoint_file
+from mmdiscard.engine.config import load_config
 from mmdiscard.engine.data_subset import SPLITS, CalibrationImages
+from mmdiscard.engine.launcher import prepare_launcher
 from mmdiscard.utils import report
 
 GATES = {'entropy': 'EntropyGate', 'margin': 'MarginGate'}
@@ -78,9 +81,9 @@ def request_of(args: argparse.Namespace, work_dir: str) -> CalibrationRequest:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = cli.load_config(args)
-    cli.check_checkpoint(args.checkpoint)
-    cli.prepare_launcher(cfg, args)
+    cfg = load_config(args)
+    check_checkpoint_file(args.checkpoint)
+    prepare_launcher(cfg, args)
     request = request_of(args, cfg.work_dir)
     try:
         result = calibrate(cfg, request)

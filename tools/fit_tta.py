@@ -17,7 +17,10 @@ from pathlib import Path
 import _bootstrap  # noqa: F401  (before anything reads a config)
 
 from mmdiscard.engine import cli
+from mmdiscard.engine.checkpoint import check_checkpoint_file
+from mmdiscard.engine.config import load_config
 from mmdiscard.engine.data_subset import SPLITS
+from mmdiscard.engine.launcher import prepare_launcher
 from mmdiscard.tta.labelled_views import LabelledViews
 from mmdiscard.tta.merger_fitting import MERGERS, FitRequest, fit
 
@@ -53,9 +56,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = cli.load_config(args)
-    cli.check_checkpoint(args.checkpoint)
-    cli.prepare_launcher(cfg, args)
+    cfg = load_config(args)
+    check_checkpoint_file(args.checkpoint)
+    prepare_launcher(cfg, args)
     gps = dict(count=args.gps_views, likelihood=args.gps_likelihood)
     request = FitRequest(
         config=args.config,

@@ -15,6 +15,10 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
 from mmdiscard.engine import cli
+from mmdiscard.engine.checkpoint import check_checkpoint_file
+from mmdiscard.engine.config import check_test_set, load_config, make_plain, use_tta
+from mmdiscard.engine.launcher import prepare_launcher
+from mmdiscard.engine.load_runner import build_runner
 from mmdiscard.errors import MMDiscardError
 
 
@@ -85,28 +89,28 @@ def write_label_maps(cfg: Config, folder: str) -> None:
 
 def make_config(args: argparse.Namespace) -> Config:
     """The config to run, all flags applied; every check that needs no model is made here."""
-    cfg = cli.load_config(args)
-    cli.check_checkpoint(args.checkpoint)
+    cfg = load_config(args)
+    check_checkpoint_file(args.checkpoint)
     cfg.load_from = args.checkpoint
-    cli.check_test_set(cfg)
+    check_test_set(cfg)
     if args.plain:
-        cli.make_plain(cfg)
+        make_plain(cfg)
     if args.tta:
-        cli.use_tta(cfg)
+        use_tta(cfg)
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         apply_visualization(cfg, args)
     if wants_label_maps(cfg, args):
         write_label_maps(cfg, args.out)
-    cli.prepare_launcher(cfg, args)
+    prepare_launcher(cfg, args)
     return cfg
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = make_config(args)
-    runner = cli.build_runner(cfg)
+    runner = build_runner(cfg)
     if args.out and args.out_item != 'metrics' and cfg.default_scope == 'mmpretrain':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()

@@ -15,6 +15,10 @@ import _bootstrap  # noqa: F401  (before anything reads a config)
 from mmengine.config import Config
 
 from mmdiscard.engine import cli
+from mmdiscard.engine.checkpoint import check_checkpoint_file
+from mmdiscard.engine.config import load_config
+from mmdiscard.engine.launcher import prepare_launcher
+from mmdiscard.engine.load_runner import build_runner
 from mmdiscard.learned import training_config as training
 
 
@@ -39,12 +43,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def make_config(args: argparse.Namespace) -> Config:
     """The config to run, all flags applied."""
-    cfg = cli.load_config(args)
-    cli.check_checkpoint(args.checkpoint)
+    cfg = load_config(args)
+    check_checkpoint_file(args.checkpoint)
     if args.images is not None:
         cfg.setdefault('aggregator_training', {})
         cfg.aggregator_training.images = args.images
-    cli.prepare_launcher(cfg, args)
+    prepare_launcher(cfg, args)
     training.training_config(cfg)
     if args.amp:
         training.use_amp(cfg)
@@ -56,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = make_config(args)
     try:
-        runner = cli.build_runner(cfg, check_weights=False)
+        runner = build_runner(cfg, check_weights=False)
         training.load_base(runner, args.checkpoint)
         runner.train()
     except KeyboardInterrupt:

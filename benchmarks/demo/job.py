@@ -22,6 +22,8 @@ from benchmarks.common.figures import draw_panels
 from benchmarks.common.files import read_results
 from benchmarks.demo.models import CONFIGS, DEMO_MODELS, DemoModel
 from mmdiscard.engine import cli
+from mmdiscard.engine.config import make_plain, prepare_dataloaders, read_config, use_tta
+from mmdiscard.engine.load_runner import build_runner
 from mmdiscard.learned.training_config import load_base, training_config
 from mmdiscard.learned.training_hook import RESULT
 from mmdiscard.utils import write_json
@@ -78,13 +80,13 @@ def load_config(name: str, data: Path, work_dir: Path, seed: int) -> Config:
         work_dir: of the run.
         seed: of the run.
     """
-    cfg = cli.read_config(str(CONFIGS / name))
+    cfg = read_config(str(CONFIGS / name))
     kind = 'classification' if cfg.default_scope == 'mmpretrain' else 'segmentation'
     # No workers: loading small images in this process is quicker than asking others for them.
     for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[field].dataset.data_root = str(data / kind)
         cfg[field].num_workers = 0
-    cli.prepare_dataloaders(cfg)
+    prepare_dataloaders(cfg)
     cfg.randomness.seed = seed
     cfg.work_dir = str(work_dir)
     return cfg
@@ -120,7 +122,7 @@ def train_aggregator(cfg: Config, checkpoint: Path, trained: str) -> None:
         learning = copy.deepcopy(cfg)
         learning.work_dir = str(folder)
         training_config(learning)
-        runner = cli.build_runner(learning, check_weights=False)
+        runner = build_runner(learning, check_weights=False)
         load_base(runner, str(checkpoint))
         runner.train()
         write_json(done, dict(fingerprint=key))
@@ -139,11 +141,11 @@ def test(
         budget: number of states; 0 for the config's.
     """
     if plain:
-        cli.make_plain(cfg)
+        make_plain(cfg)
     if budget:
         cfg.custom_hooks[0].search.budget = budget
     if tta:
-        cli.use_tta(cfg)
+        use_tta(cfg)
     cfg.load_from = str(checkpoint)
     runner = Runner.from_cfg(cfg)
     timer = StepTimer()

@@ -24,6 +24,7 @@ from benchmarks.search.comparison import Comparison
 from benchmarks.search.figure import draw_adaptive_curves
 from mmdiscard.calibration.gate_calibration import GateCalibration
 from mmdiscard.engine import cli
+from mmdiscard.engine.config import load_config
 from mmdiscard.engine.data_subset import SPLITS, CalibrationImages
 from mmdiscard.engine.load_runner import load_runner
 from mmdiscard.errors import MMDiscardError
@@ -145,7 +146,7 @@ def points(results: Mapping[str, list[dict]]) -> dict[str, list[tuple[float, flo
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     """All variants with all checkpoints."""
-    cfg = cli.load_config(args)
+    cfg = load_config(args)
     comparison = Comparison(cfg, args.checkpoints, Path(cfg.work_dir), args.metric)
     settings = comparison.settings
     if 'search' not in settings:
@@ -154,7 +155,7 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     results: dict[str, list[dict]] = {}
     for checkpoint in args.checkpoints:
         place = comparison.place(checkpoint)
-        files = gate_files(cli.load_config(args), args, settings, checkpoint, place)
+        files = gate_files(load_config(args), args, settings, checkpoint, place)
         compared = searches(settings['search'], args.gate, files, args.budgets)
         for name, search in compared.items():
             results.setdefault(name, []).append(comparison.test(checkpoint, name, search))

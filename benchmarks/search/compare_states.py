@@ -18,6 +18,7 @@ from benchmarks.common.tables import markdown_table
 from benchmarks.search.comparison import Comparison
 from mmdiscard.calibration import CalibrationRequest, calibrate
 from mmdiscard.engine import cli
+from mmdiscard.engine.config import load_config
 from mmdiscard.engine.data_subset import SPLITS, CalibrationImages
 from mmdiscard.utils import write_json, write_text
 
@@ -68,7 +69,7 @@ def table(results: dict[str, list[dict]], cost: float, metric: str) -> list[str]
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     """All variants with all checkpoints."""
-    cfg = cli.load_config(args)
+    cfg = load_config(args)
     comparison = Comparison(cfg, args.checkpoints, Path(cfg.work_dir), args.metric)
     images = CalibrationImages(args.split, args.images)
     results: dict[str, list[dict]] = {}
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
         name = f'states_{args.split}{args.images}_cost{args.cost:g}.json'
         file = comparison.place(checkpoint) / name
         if not file.is_file():
-            own = cli.load_config(args)
+            own = load_config(args)
             own.log_level = logging.getLevelName(logging.WARNING)
             own.work_dir = str(comparison.place(checkpoint) / 'calibrate')
             budget = dict(cost=args.cost)

@@ -11,8 +11,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from benchmarks.common.files import read_results
-from mmdiscard.engine import cli
-from mmdiscard.engine.load_runner import search_settings
+from mmdiscard.engine.checkpoint import check_checkpoint_file, is_local
+from mmdiscard.engine.config import check_test_set, make_plain
+from mmdiscard.engine.load_runner import build_runner, search_settings
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.utils import as_json, read_json, report, write_json
 from mmdiscard.version import __version__
@@ -38,9 +39,9 @@ class Comparison:
         self, cfg: Config, checkpoints: Sequence[str], folder: Path, metric: str | None = None
     ) -> None:
         self.settings = search_settings(cfg)
-        cli.check_test_set(cfg)
+        check_test_set(cfg)
         for checkpoint in checkpoints:
-            cli.check_checkpoint(checkpoint)
+            check_checkpoint_file(checkpoint)
         self.cfg = cfg
         self.checkpoints = list(checkpoints)
         self.folder = folder
@@ -82,11 +83,11 @@ class Comparison:
         cfg.work_dir = str(self.place(checkpoint) / variant.replace(' ', '_'))
         cfg.load_from = checkpoint
         cfg.log_level = 'WARNING'
-        cli.make_plain(cfg)
+        make_plain(cfg)
         if search is not None:
             hook = dict(type='mmdiscard.SubsamplingSearchHook', dump=DUMP)
             cfg.custom_hooks = [*cfg.custom_hooks, hook | self.settings | dict(search=dict(search))]
-        runner = cli.build_runner(cfg)
+        runner = build_runner(cfg)
         metrics = runner.test()
         if self.metric not in metrics:
             raise MMDiscardError(
@@ -97,7 +98,7 @@ class Comparison:
 
     def _key(self, checkpoint: str, search: Mapping[str, Any] | None) -> list[Any]:
         """Changes whenever the result would; files that a search reads count by their content."""
-        stamp = Path(checkpoint).stat().st_mtime if cli.is_local(checkpoint) else 0
+        stamp = Path(checkpoint).stat().st_mtime if is_local(checkpoint) else 0
         settings = self.settings | dict(search=search and _with_files(search))
         key = [checkpoint, stamp, settings, self.cfg.to_dict(), __version__]
         return as_json(key)

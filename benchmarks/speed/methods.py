@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.speed.reference_loop import ImageLoop, StateLoop
-from mmdiscard.engine.cli import PLAIN_TTA
+from mmdiscard.engine.config import PLAIN_TTA
 from mmdiscard.models import Ensemble, SearchResult, attach
 from mmdiscard.registry import MODELS
 

@@ -16,6 +16,7 @@ from benchmarks.speed import timing
 from benchmarks.speed.methods import METHODS, BenchmarkSetup
 from benchmarks.speed.report import check_figure, draw_benchmark, page
 from mmdiscard.engine import cli
+from mmdiscard.engine.config import apply_options
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.utils import write_json, write_text
 
@@ -108,7 +109,7 @@ def make_setup(args: argparse.Namespace) -> BenchmarkSetup:
         torch.set_num_threads(args.threads)
     device = timing.check_device(args.device)
     cfg, known = timing.read_model_config(args.config or args.model, NAMED_MODELS)
-    cli.apply_options(cfg, args.cfg_options, args.config or args.model)
+    apply_options(cfg, args.cfg_options, args.config or args.model)
     if args.classes:
         timing.set_classes(cfg.model, args.classes)
     settings = dict(subsampling=dict(groups=known.groups)) | timing.hook_settings(cfg)

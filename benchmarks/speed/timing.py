@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.speed.methods import METHODS, BenchmarkSetup, TimedMethod
 from benchmarks.speed.peak_memory import peak_memory
-from mmdiscard.engine import cli
+from mmdiscard.engine.config import is_discard_type, package_of, read_config
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.utils import Progress, report
 
@@ -65,8 +65,8 @@ def read_model_config(name: str, named: Mapping[str, NamedModel]) -> tuple[Confi
     """
     known = named.get(name)
     where = known.config if known else name
-    cfg = _packaged_config(where) if '::' in where else cli.read_config(where)
-    scope = cli.package_of(cfg, where)
+    cfg = _packaged_config(where) if '::' in where else read_config(where)
+    scope = package_of(cfg, where)
     return cfg, known or NamedModel(where, *OTHERS[scope])
 
 
@@ -115,7 +115,7 @@ def hook_settings(cfg: Config) -> dict[str, Any]:
     hooks = cfg.get('custom_hooks') or []
     if not isinstance(hooks, list) or not all(isinstance(hook, dict) for hook in hooks):
         raise MMDiscardError(f'custom_hooks has to be a list of dicts; got {hooks!r}')
-    hooks = [hook for hook in hooks if cli.is_discard_type(hook)]
+    hooks = [hook for hook in hooks if is_discard_type(hook)]
     fields = ('subsampling', 'search', 'aggregator', 'max_rows', 'max_cache_bytes')
     return {field: hooks[0][field] for field in fields if hooks and hooks[0].get(field) is not None}
 

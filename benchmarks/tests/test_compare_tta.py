@@ -10,7 +10,8 @@ from benchmarks.tta import run as tool
 from benchmarks.tta.compare import Plan, compare, pipeline_of
 from benchmarks.tta.report import ALONE, ComparedModel, added, tables
 from mmdiscard import MMDiscardError
-from mmdiscard.engine import cli
+from mmdiscard.engine.config import use_tta
+from mmdiscard.engine.load_runner import build_runner
 from mmdiscard.tta.labelled_views import LabelledViews
 
 POLICY = dict(type='StandardPolicy', flips=False)
@@ -27,9 +28,9 @@ def found_by_the_loop(demo_model, name, variant, views, merger, states):
     cfg.custom_hooks[0].search.budget = states
     kind = 'DiscardClsTTA' if name == 'classifier' else 'DiscardSegTTA'
     cfg.tta_model = ConfigDict(type=f'mmdiscard.{kind}', merger=dict(type=merger))
-    cli.use_tta(cfg)
+    use_tta(cfg)
     cfg.load_from = checkpoint
-    return cli.build_runner(cfg).test()
+    return build_runner(cfg).test()
 
 
 @pytest.mark.parametrize(

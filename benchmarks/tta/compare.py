@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from benchmarks.common.files import read_results
 from benchmarks.tta.report import ALONE, PLAIN
-from mmdiscard.engine.cli import test_dataset
 from mmdiscard.engine.load_runner import digest, load_runner, search_settings
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.models import attach
@@ -31,7 +30,7 @@ from mmdiscard.tta.mergers import Merger
 from mmdiscard.tta.mergers.fitted import MergerFile
 from mmdiscard.tta.mergers.fitting import FITS
 from mmdiscard.tta.view_output import split_views, view_names
-from mmdiscard.utils import Progress, as_json, report, write_json
+from mmdiscard.utils import Progress, as_json, innermost_datasets, report, write_json
 from mmdiscard.version import __version__
 
 #: row of the table -> merger
@@ -96,7 +95,7 @@ def pipeline_of(cfg: Config, policy: Mapping[str, Any], budget: int) -> list[dic
     Raises:
         MMDiscardError: if the pipeline packs nothing.
     """
-    steps = [dict(step) for step in test_dataset(cfg).pipeline]
+    steps = [dict(step) for step in innermost_datasets(cfg.test_dataloader.dataset)[0].pipeline]
     kinds = [str(step['type']).rpartition('.')[2] for step in steps]
     last = [i for i, kind in enumerate(kinds) if kind == 'LoadAnnotations' or 'Pack' in kind]
     if not last:
@@ -168,7 +167,7 @@ class _StatesPerView:
     def _key(self, model: nn.Module, metric: str) -> dict[str, Any]:
         key = dict(
             weights=digest(model),
-            test=test_dataset(self.cfg).to_dict(),
+            test=self.cfg.test_dataloader.dataset.to_dict(),
             views=self.cfg.tta_pipeline,
             budgets=self.plan.views_at(self.level),
             images=asdict(self.plan.images),
@@ -181,8 +180,8 @@ class _StatesPerView:
     def _measure(self, model: nn.Module, metric: str) -> dict[str, Any]:
         merged_views = self._merged_views(*self._fitting_set(model))
         costs: list[float] = []
-        dataset = test_dataset(self.cfg)
-        dataset.pipeline = self.cfg.tta_pipeline
+        for dataset in innermost_datasets(self.cfg.test_dataloader.dataset):
+            dataset.pipeline = self.cfg.tta_pipeline
         loader = Runner.build_dataloader(self.cfg.test_dataloader.to_dict())
         for merged in merged_views.values():
             merged.evaluate_with(self.cfg.test_evaluator, loader.dataset.metainfo)

@@ -21,6 +21,14 @@ from benchmarks.demo.models import CONFIGS, DEMO_MODELS, checkpoints
 from benchmarks.tta.compare import Plan, compare
 from benchmarks.tta.report import ComparedModel, draw_budgets, tables
 from mmdiscard.engine import cli
+from mmdiscard.engine.checkpoint import check_checkpoint_file
+from mmdiscard.engine.config import (
+    apply_options,
+    check_test_set,
+    package_of,
+    prepare_dataloaders,
+    read_config,
+)
 from mmdiscard.tta.labelled_views import LabelledViews
 from mmdiscard.utils import report, write_json, write_text
 
@@ -70,7 +78,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return Plan(args.budgets, args.states, policy, images, args.pixels)
 
 
-def read_config(args: argparse.Namespace, path: str, work_dir: Path) -> Config:
+def make_config(args: argparse.Namespace, path: str, work_dir: Path) -> Config:
     """A config with a test set, overridden as the flags say.
 
     Args:
@@ -78,11 +86,11 @@ def read_config(args: argparse.Namespace, path: str, work_dir: Path) -> Config:
         path: of the config.
         work_dir: for logs.
     """
-    cfg = cli.read_config(path)
-    cli.apply_options(cfg, args.cfg_options, path)
-    cli.package_of(cfg, path)
-    cli.check_test_set(cfg)
-    cli.prepare_dataloaders(cfg)
+    cfg = read_config(path)
+    apply_options(cfg, args.cfg_options, path)
+    package_of(cfg, path)
+    check_test_set(cfg)
+    prepare_dataloaders(cfg)
     cfg.work_dir = str(work_dir)
     cfg.log_level = 'WARNING'
     return cfg
@@ -106,7 +114,7 @@ def compare_model(
         own = folder / f'checkpoint{number}'
 
         def read(own: Path = own) -> Config:
-            return read_config(args, config, own / 'logs')
+            return make_config(args, config, own / 'logs')
 
         title = f'{Path(config).stem}, {args.metric or METRICS[read().default_scope]}'
         runs.append(compare(read, checkpoint, plan, own, args.metric))
@@ -140,7 +148,7 @@ def compare_all(args: argparse.Namespace) -> list[ComparedModel]:
     plan = plan_of(args)
     if not args.demo:
         for checkpoint in args.checkpoints:
-            cli.check_checkpoint(checkpoint)
+            check_checkpoint_file(checkpoint)
         return [compare_model(args, plan, args.config, args.checkpoints, args.out)]
     models = []
     given = args.cfg_options or {}

@@ -1,6 +1,8 @@
-"""Refusing a checkpoint that does not belong to the model."""
+"""Refusing files that are no checkpoints, and checkpoints that do not belong to the model."""
 
+import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +24,39 @@ LEARNED_BUFFERS = ('running_', 'bases')
 #: PyTorch's messages on a tensor that could not be copied, and the shapes in them
 MISFIT = re.compile(r'(?:size mismatch for|While copying the parameter named) "?([^\s":]+)')
 SHAPES = re.compile(r'torch\.Size\(\[(.*?)\]\)')
+
+
+def is_local(path: str) -> bool:
+    """Whether ``path`` is a plain file path, not a URL nor one of MMEngine's ``open-mmlab://``."""
+    return re.match(r'\w[\w+.-]*:(//|s3:)', path) is None
+
+
+def check_checkpoint_file(path: str) -> None:
+    """Check that ``path`` is there and is a file that ``torch.save`` wrote, without loading it.
+
+    Whether its weights are this model's is checked when they are loaded.
+
+    Raises:
+        MMDiscardError: It is missing, a folder, cut short, or something else.
+    """
+    if not is_local(path):
+        return
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        what = 'is a folder' if os.path.isdir(path) else 'not found'
+        raise MMDiscardError(f'checkpoint {what}: {path}')
+    if not _is_torch_file(path):
+        raise MMDiscardError(
+            f'not a checkpoint: {path} is not a file written by torch.save, or is cut short'
+        )
+
+
+def _is_torch_file(path: str) -> bool:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith('/data.pkl') for name in archive.namelist())
+    with open(path, 'rb') as file:  # before PyTorch 1.6: a bare pickle, as many published ones
+        return file.read(2) == b'\x80\x02'
 
 
 class WeightCheck(Hook):

@@ -6,15 +6,40 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..errors import MMDiscardError
 from ..models import unwrap
-from . import cli
+from .checkpoint import WeightCheck, check_checkpoint_file
+from .config import make_plain
 
 SETTINGS = ('subsampling', 'search', 'aggregator', 'max_rows', 'max_cache_bytes')
+
+
+def build_runner(cfg: Config, check_weights: bool = True) -> Runner:
+    """The Runner that ``cfg`` describes, of the type that it names.
+
+    It refuses weights of another model, also where mmdiscard's hook, which does too, was left out,
+    unless ``check_weights`` is False.
+
+    Raises:
+        MMDiscardError: A ``type`` in the config names nothing that is registered.
+    """
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except KeyError as error:
+        if 'registry' not in str(error):
+            raise
+        raise MMDiscardError(
+            f'{error.args[0]} Mind the spelling of `type`, and whether `custom_imports` names the '
+            'package that has it'
+        ) from error
+    if check_weights:
+        runner.register_hook(WeightCheck(), priority='VERY_HIGH')
+    return runner
 
 
 def search_settings(cfg: Config) -> dict[str, Any]:
@@ -40,10 +65,10 @@ def load_runner(cfg: Config, checkpoint: str) -> Runner:
     Raises:
         MMDiscardError: if the checkpoint does not belong to the model.
     """
-    cli.check_checkpoint(checkpoint)
-    cli.make_plain(cfg)
+    check_checkpoint_file(checkpoint)
+    make_plain(cfg)
     cfg.load_from = checkpoint
-    runner = cli.build_runner(cfg)
+    runner = build_runner(cfg)
     runner.call_hook('before_run')
     runner.load_or_resume()
     runner.call_hook('before_test')  # such as averaged weights that take the others' place

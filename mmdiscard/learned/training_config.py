@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
 
 from ..engine.checkpoint import check_checkpoint
-from ..engine.cli import is_discard_type
+from ..engine.config import is_discard_type
 from ..errors import MMDiscardError
 from ..utils import MIXING, innermost_datasets, without_wrappers
 from .feature_cache import GIBIBYTE, FeatureCache

@@ -18,6 +18,7 @@ import mmdiscard
 from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
 from mmdiscard.calibration.state_calibration import StateCalibration
 from mmdiscard.engine import cli
+from mmdiscard.engine.config import make_plain
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'calibrate.py'
@@ -118,7 +119,7 @@ def loss_on_val(config, checkpoint, states, images):
     cfg.load_from = checkpoint
     settings = cfg.custom_hooks[0].to_dict() | dict(search=dict(type='FixedStates', states=states))
     settings.pop('type')
-    cli.make_plain(cfg)
+    make_plain(cfg)
     runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
     runner.model.eval()

@@ -12,7 +12,8 @@ import torch
 from integration.layouts import write_checkpoint, write_imagenet
 from mmengine.config import Config
 
-from mmdiscard.engine import cli
+from mmdiscard.engine import cli, launcher
+from mmdiscard.engine.checkpoint import check_checkpoint_file
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'test.py'
@@ -182,7 +183,7 @@ def test_urls_are_left_to_mmengine():
         's3://bucket/a.pth',
         'petrel:s3://a',
     ):
-        cli.check_checkpoint(url)
+        check_checkpoint_file(url)
 
 
 # -------------------------------------------------------------------------------------- errors
@@ -255,11 +256,11 @@ def test_checkpoint_without_weights(fails, config, folder):
     assert 'holds a list' in fails(config, folder / 'list.pth', *options)
 
 
-@pytest.mark.parametrize('launcher', ['slurm', 'mpi', 'pytorch'])
-def test_launcher_that_cannot_work(fails, config, checkpoint, launcher, monkeypatch):
-    monkeypatch.setattr(cli, '_on_cpu', lambda: True)
+@pytest.mark.parametrize('name', ['slurm', 'mpi', 'pytorch'])
+def test_launcher_that_cannot_work(fails, config, checkpoint, name, monkeypatch):
+    monkeypatch.setattr(launcher, 'on_cpu', lambda: True)
     monkeypatch.delenv('RANK', raising=False)
-    assert 'dist_test.sh' in fails(config, checkpoint, '--launcher', launcher)
+    assert 'dist_test.sh' in fails(config, checkpoint, '--launcher', name)
 
 
 def test_out_item_needs_out(tool, capsys):

@@ -10,7 +10,8 @@ import torch
 from mmengine.config import ConfigDict
 
 from mmdiscard import MMDiscardError
-from mmdiscard.engine import cli
+from mmdiscard.engine.config import use_tta
+from mmdiscard.engine.load_runner import build_runner
 from mmdiscard.tta.labelled_views import LabelledViews
 from mmdiscard.tta.logit_cache import LogitCache
 from mmdiscard.tta.merger_fitting import MERGERS, FitRequest, fit
@@ -47,9 +48,9 @@ def test_files_fit_the_pipeline_they_were_made_for(name, variant, rows, demo_mod
         assert bool(content.origin['states']) == bool(variant)
         run, _ = demo_model(name, variant)
         run.tta_model = dict(type=f'mmdiscard.{tta}', merger=dict(type=merger, file=str(path)))
-        cli.use_tta(run)
+        use_tta(run)
         run.load_from = checkpoint
-        metrics = cli.build_runner(run).test()
+        metrics = build_runner(run).test()
         assert all(np.isfinite(value) for value in metrics.values())
     cache = np.load(tmp_path / 'logits/logits.npy', mmap_mode='r')
     assert cache.shape[:2] == (rows, 3)

@@ -9,6 +9,8 @@ from mmengine.config import ConfigDict
 from benchmarks.tta.compare import pipeline_of
 from mmdiscard import MMDiscardError
 from mmdiscard.engine import cli
+from mmdiscard.engine.config import make_plain, use_tta
+from mmdiscard.engine.load_runner import build_runner
 
 MODELS = {
     'classifier': ('_greedy-b4', 'DiscardClsTTA'),
@@ -28,10 +30,10 @@ def metrics_of(demo_model, name, change=unchanged, finish=unchanged, **tta_model
     cfg.tta_pipeline = pipeline_of(cfg, dict(type='StandardPolicy'), 4)
     cfg.tta_model = ConfigDict(dict(type=f'mmdiscard.{kind}') | tta_model)
     change(cfg)
-    cli.use_tta(cfg)
+    use_tta(cfg)
     finish(cfg)
     cfg.load_from = checkpoint
-    runner = cli.build_runner(cfg)
+    runner = build_runner(cfg)
     return runner.test(), Path(runner.log_dir)
 
 
@@ -55,7 +57,7 @@ def one_state(cfg):
 )
 def test_the_mean_is_what_mms_own_tta_models_give(name, change, how, demo_model):
     def plain(cfg):
-        cli.make_plain(cfg)  # this brings MM's own TTA model back
+        make_plain(cfg)  # this brings MM's own TTA model back
         cfg.model.update(how)
 
     theirs, _ = metrics_of(demo_model, name, plain)

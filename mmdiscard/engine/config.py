@@ -1,0 +1,172 @@
+"""Reading a config, checking it, and changing it as the flags of a test say."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from .. import compat
+from ..errors import MissingPackageError, MMDiscardError
+from ..utils import innermost_datasets
+from .checkpoint import is_local
+from .launcher import on_cpu
+
+PLAIN_TTA = {'mmpretrain': 'mmpretrain.AverageClsScoreTTA', 'mmseg': 'mmseg.SegTTAModel'}
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read ``args.config`` and apply the common flags.
+
+    ``--cfg-options`` come first, so that a flag always wins and ``model.*`` means the config's own
+    model, whether or not ``--tta`` wraps it later.
+
+    Raises:
+        MMDiscardError: The file is missing, cannot be read, an override does not fit, or the run
+            would overwrite the config.
+        MissingPackageError: The config is made for a package that is not installed.
+    """
+    cfg = read_config(args.config)
+    apply_options(cfg, args.cfg_options, args.config)
+    package_of(cfg, args.config)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    if Path(cfg.work_dir).resolve() == Path(args.config).resolve().parent:
+        # MMEngine's Runner writes the resolved config into the work dir, under the same name.
+        raise MMDiscardError(
+            f'the work dir {cfg.work_dir} is the folder of {args.config}: the '
+            'run would overwrite the config; choose another --work-dir'
+        )
+    prepare_dataloaders(cfg, args.no_pin_memory)
+    return cfg
+
+
+def apply_options(cfg: Config, options: Mapping | None, path: str) -> None:
+    """Override settings as ``--cfg-options`` say.
+
+    Raises:
+        MMDiscardError: An override does not fit.
+    """
+    try:
+        cfg.merge_from_dict(options or {})
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise MMDiscardError(f'--cfg-options do not fit {path}: {error}') from error
+
+
+def read_config(path: str) -> Config:
+    """``Config.fromfile`` with one clear error.
+
+    Raises:
+        MMDiscardError: The file is missing or cannot be read.
+        MissingPackageError: It inherits from, or imports, a package that is not installed.
+    """
+    if not os.path.isfile(path):
+        raise MMDiscardError(f'config not found: {path}')
+    try:
+        return Config.fromfile(path)
+    except ImportError as error:
+        raise MissingPackageError(f'{path}: {error}. Install it: {compat.INSTALL_HINT}') from error
+    except (OSError, SyntaxError, NameError, KeyError, TypeError) as error:
+        raise MMDiscardError(f'cannot read {path}: {type(error).__name__}: {error}') from error
+
+
+def package_of(cfg: Config, path: str) -> str:
+    """Which package the config is made for, 'mmpretrain' or 'mmseg', by its ``default_scope``.
+
+    Raises:
+        MMDiscardError: It is made for neither.
+        MissingPackageError: That package is not installed, or too old.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in ('mmpretrain', 'mmseg'):
+        raise MMDiscardError(
+            f"{path}: default_scope is {scope!r}; it has to be 'mmpretrain' or 'mmseg', as it is "
+            'in every config that inherits from one of theirs'
+        )
+    compat.require(scope, f'{path} is made for it')
+    return scope
+
+
+def prepare_dataloaders(cfg: Config, no_pin_memory: bool = False) -> None:
+    """Make every data loader of ``cfg`` one that its package and PyTorch accept.
+
+    MMPretrain's models want images stacked by the collate function, and its own tools set that,
+    not its configs. Options of worker processes are an error in PyTorch when there are none.
+    """
+    for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(field)
+        if not loader:
+            continue
+        if cfg.get('default_scope') == 'mmpretrain':
+            loader.setdefault('pin_memory', not on_cpu())
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+        if no_pin_memory:
+            loader.pin_memory = False
+        if not loader.get('num_workers'):
+            loader.persistent_workers = False
+            loader.pop('prefetch_factor', None)
+
+
+def check_test_set(cfg: Config) -> None:
+    """Check that ``cfg`` says what to test on, and that the folder it names is there.
+
+    Raises:
+        MMDiscardError: A section is missing, or the data folder is.
+    """
+    missing = [f for f in ('test_dataloader', 'test_evaluator', 'test_cfg') if cfg.get(f) is None]
+    if missing:
+        raise MMDiscardError(f'the config has no {", ".join(missing)}: nothing to test on')
+    for dataset in innermost_datasets(cfg.test_dataloader.dataset):
+        root = dataset.get('data_root')
+        if root and is_local(root) and not os.path.isdir(root):
+            raise MMDiscardError(
+                f'data folder not found: {root} (set it with '
+                '--cfg-options test_dataloader.dataset.data_root=...)'
+            )
+
+
+def is_discard_type(config: dict) -> bool:
+    """Whether the ``type`` of a config, a name or a class, is something of mmdiscard."""
+    kind = config.get('type')
+    if isinstance(kind, type):
+        return kind.__module__.partition('.')[0] == 'mmdiscard'
+    return str(kind).startswith('mmdiscard.')
+
+
+def make_plain(cfg: Config) -> None:
+    """Take mmdiscard out of ``cfg``: none of its hooks, and the package's own TTA model."""
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [hook for hook in hooks if not is_discard_type(hook)]
+    if is_discard_type(cfg.get('tta_model') or {}):
+        cfg.tta_model = ConfigDict(type=PLAIN_TTA[cfg.default_scope])
+
+
+def use_tta(cfg: Config) -> None:
+    """Test the config's views merged by its TTA model, instead of one view.
+
+    Where a config names no TTA model its package's own is used; where a classifier's config names
+    no views, the image and its mirror image. Of several data sets, as in a ``ConcatDataset``, all
+    are read in these views.
+
+    Raises:
+        MMDiscardError: if a segmentor's config has no ``tta_pipeline``, or if a data set has no
+            pipeline that could be replaced.
+    """
+    views = cfg.get('tta_pipeline')
+    if views is None and cfg.default_scope != 'mmpretrain':
+        raise MMDiscardError('--tta needs a `tta_pipeline` in the config, and it has none')
+    for dataset in innermost_datasets(cfg.test_dataloader.dataset):
+        if 'pipeline' not in dataset:
+            raise MMDiscardError(
+                f'--tta replaces the pipeline of the test set, and {dataset.get("type")} has none '
+                'in the config'
+            )
+        dataset.pipeline = views or mirrored(dataset.pipeline)
+    tta_model = cfg.get('tta_model') or ConfigDict(type=PLAIN_TTA[cfg.default_scope])
+    cfg.model = ConfigDict(tta_model, module=cfg.model)
+
+
+def mirrored(pipeline: list[dict]) -> list[dict]:
+    """``pipeline`` with its last step, the packing, done on the image and on its mirror image."""
+    views = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
+    return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[views, [pipeline[-1]]])]
