@@ -16,7 +16,14 @@ from ..models import unwrap
 from .checkpoint import WeightCheck, check_checkpoint_file
 from .config import make_plain
 
-SETTINGS = ('subsampling', 'search', 'aggregator', 'max_rows', 'max_cache_bytes')
+SETTINGS = (
+    'subsampling',
+    'search',
+    'aggregator',
+    'max_rows',
+    'max_cache_bytes',
+    'self_test',
+)
 
 
 def build_runner(cfg: Config, check_weights: bool = True) -> Runner:

@@ -34,6 +34,7 @@ class SubsamplingSearchHook(Hook):
             path and, for every pass (a view of TTA, a window of slide inference), the states and
             their scores. It is written when all is done; until then, and where a run fails, every
             process has its own in a file that ends in ``.incomplete``. None for no file.
+        self_test: see `mmdiscard.attach`.
 
     Raises:
         MMDiscardError: if the settings are wrong in themselves; what only the model can tell is
@@ -49,6 +50,7 @@ class SubsamplingSearchHook(Hook):
         max_cache_bytes: int = DEFAULT_CACHE_BYTES,
         val: bool = False,
         dump: str | None = None,
+        self_test: bool = True,
     ) -> None:
         self.settings = dict(
             subsampling=subsampling,
@@ -56,6 +58,7 @@ class SubsamplingSearchHook(Hook):
             aggregator=aggregator and build(AGGREGATORS, aggregator),
             max_rows=max_rows,
             max_cache_bytes=max_cache_bytes,
+            self_test=self_test,
         )
         self.val = val
         self.dump = dump

@@ -115,6 +115,15 @@ class ModelAdapter:
             )
         return args[0]
 
+    def accepts(self, images: Tensor, in_channels: int) -> bool:
+        """Whether the model makes images of ``in_channels`` for its backbone of ``images``."""
+        try:
+            context = self.default_context(images)
+            args, _ = self.images_patch.received(lambda: self.run_plain(images, context))
+            return args[0].shape[1] == in_channels
+        except Exception:  # whatever a model of others raises
+            return False
+
     def run_plain(self, images: Tensor, context: Any) -> Any:
         """Run the model as it was before, as far as the patched method goes."""
         raise NotImplementedError
@@ -215,6 +224,7 @@ class ClassifierAdapter(ModelAdapter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._head = self._patch(model.head, 'forward')
+        self._plain = model.predict
 
     @classmethod
     def check(cls, model: nn.Module) -> None:
@@ -234,7 +244,7 @@ class ClassifierAdapter(ModelAdapter):
         return one_score_per_class(logits, self.model.head)
 
     def run_plain(self, images: Tensor, context: Any) -> Any:
-        return self._entry.original(images)
+        return self._plain(images)
 
     def samples(self, images: Tensor) -> list[Any]:
         return classification_samples(images)
@@ -255,7 +265,7 @@ class ClassifierAdapter(ModelAdapter):
             self.backbone_patch.replay(blank),
             self._head.redirect(lambda *args, **kwargs: logits),
         ):
-            return self._entry.original(inputs, data_samples, **kwargs)
+            return self._plain(inputs, data_samples, **kwargs)
 
 
 @ADAPTERS.register_module(name='EncoderDecoder')

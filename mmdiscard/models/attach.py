@@ -30,7 +30,7 @@ from ..subsampling import (
     map_subsampling,
     select_groups,
 )
-from ..subsampling.backbone import blank_image, inference_mode, noise_image
+from ..subsampling.backbone import blank_image, inference_mode, noise_image, plausible_channels
 from .adapters import ATTACHED, ModelAdapter, adapter_class, normalised_channels, unwrap
 from .ensemble import Ensemble
 from .pipeline import Pipeline
@@ -97,8 +97,9 @@ def attach(
         hooks = StateHooks(adapter.backbone, groups)
         undo.callback(hooks.remove)
         geometry = Geometry(hooks.space, found.strides)
-        probe = _Probe(adapter, hooks, found)
-        test = SelfTest(adapter, _model_image(adapter, found)) if self_test else None
+        images = _model_image(adapter, found)
+        probe = _Probe(adapter, hooks, found, images)
+        test = SelfTest(adapter, images) if self_test else None
         if test is not None:
             test.observe()
         cost_model = probe.cost_model()
@@ -116,9 +117,13 @@ def attach(
 
 
 def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
-    """A blank image as the model receives it, which may have more channels than its backbone."""
-    channels = normalised_channels(adapter.model) or found.in_channels
-    return blank_image(adapter.backbone, found.input_size, channels)
+    """A blank image as the model receives it, which may have more channels than its backbone's."""
+    backbone, size = adapter.backbone, found.input_size
+    likely = (normalised_channels(adapter.model), found.in_channels)
+    channels = [c for c in (*likely, *plausible_channels(backbone)) if c]
+    images = [blank_image(backbone, size, c) for c in dict.fromkeys(channels)]
+    with inference_mode(adapter.model):
+        return next((x for x in images if adapter.accepts(x, found.in_channels)), images[0])
 
 
 class _Probe:
@@ -128,17 +133,25 @@ class _Probe:
         adapter: of the model.
         hooks: of the searched groups.
         found: what discovery says of the backbone.
+        model_image: blank, ``(1, C, H, W)`` as the model receives it.
     """
 
-    def __init__(self, adapter: ModelAdapter, hooks: StateHooks, found: SubsamplingMap) -> None:
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        hooks: StateHooks,
+        found: SubsamplingMap,
+        model_image: Tensor,
+    ) -> None:
         self.adapter = adapter
         self.hooks = hooks
         self.found = found
         self.image = blank_image(adapter.backbone, found.input_size, found.in_channels)
-        self.context = adapter.default_context(self.image)
+        self.model_image = model_image
+        self.context = adapter.default_context(model_image)
 
     def head(self, levels: Levels) -> Tensor:
-        return self.adapter.head(levels, self.image, self.context)
+        return self.adapter.head(levels, self.model_image, self.context)
 
     def cost_model(self) -> CostModel:
         """Count the multiply-accumulates of one image, part by part.
@@ -160,7 +173,7 @@ class _Probe:
         with inference_mode(self.adapter.model):
             levels = self.adapter.features(self.image)
             if aggregator.stage.head_after:
-                merged, read = levels, self.adapter.levels_read(levels, self.image)
+                merged, read = levels, self.adapter.levels_read(levels, self.model_image)
             else:
                 merged, read = (self.head(levels),), (True,)
         model, size = self.adapter.model, tuple(self.image.shape[2:])

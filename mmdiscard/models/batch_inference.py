@@ -168,7 +168,7 @@ class BatchInference:
 
     def _head(self, levels: Levels, computed: BackboneOutputs) -> Tensor:
         self._heads += computed.rows.images.bincount(minlength=len(self.images))
-        return self.pipeline.head(self._context, levels, computed)
+        return self.pipeline.head(self.images, self._context, levels, computed.rows)
 
 
 def _in_order(parts: list[tuple[Tensor, Feedback]]) -> Feedback:

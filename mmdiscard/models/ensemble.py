@@ -158,7 +158,7 @@ class Ensemble:
         received = self.adapter.backbone_input(inputs, context)
         executor = ReferenceExecutor(self.adapter.features, self.executor.hooks)
         parts = list(executor.run(received, rows))
-        logits = [self.pipeline.head(context, part.features, part) for part in parts]
+        logits = [self.pipeline.head(inputs, context, part.features, part.rows) for part in parts]
         levels = zip(*(part.features for part in parts), strict=True)
 
         def per_image(tensors: tuple[Tensor, ...]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..aggregation import Aggregator, Geometry, Merge
 from ..aggregation.aggregators import ones
 from ..errors import MMDiscardError
-from ..execution import BackboneOutputs, CostModel, Levels, PrefixExecutor
+from ..execution import CostModel, Levels, PrefixExecutor
 from ..search import Feedback, Prices, Rows, Search, Signals
 from ..subsampling import StateSpace
 from .adapters import ModelAdapter
@@ -101,10 +101,17 @@ class Pipeline:
             return Merge(self.aggregator.stage, ones, num_images)
         return self.aggregator.merge(num_images, self.budget)
 
-    def head(self, context: Any, levels: Levels, computed: BackboneOutputs) -> Tensor:
-        """Logits of computed rows, from their levels or from what became of those."""
-        rows = computed.rows.images.tolist()
-        return self.adapter.head(levels, computed.inputs, self.adapter.context_of(context, rows))
+    def head(self, images: Tensor, context: Any, levels: Levels, rows: Rows) -> Tensor:
+        """Logits of rows, from their output levels or from what became of those.
+
+        Args:
+            images: ``(N, C, H, W)`` of the batch, of which heads read the size alone.
+            context: of the batch.
+            levels: per level ``(M, C, h, w)``.
+            rows: ``M`` of them.
+        """
+        context = self.adapter.context_of(context, rows.images.tolist())
+        return self.adapter.head(levels, images, context)
 
     def _prices(self, looks_at_predictions: bool) -> Prices:
         after = self.aggregator.stage.head_after

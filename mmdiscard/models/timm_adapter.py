@@ -55,6 +55,7 @@ class TimmAdapter(ModelAdapter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._forward = self.images_patch = self._patch(model.model, 'forward')
+        self._plain = model.predict
 
     @staticmethod
     def backbone_of(model: nn.Module) -> nn.Module:
@@ -66,7 +67,7 @@ class TimmAdapter(ModelAdapter):
         return one_score_per_class(logits, self.model.model)
 
     def run_plain(self, images: Tensor, context: Any) -> Any:
-        return self._entry.original(images)
+        return self._plain(images)
 
     def samples(self, images: Tensor) -> list[Any]:
         return classification_samples(images)
@@ -80,4 +81,4 @@ class TimmAdapter(ModelAdapter):
     def _enter(self, predict: Predict, inputs: Tensor, data_samples: Any = None) -> Any:
         logits = predict(inputs, None)
         with self._forward.redirect(lambda *args, **kwargs: logits):
-            return self._entry.original(inputs, data_samples)
+            return self._plain(inputs, data_samples)

@@ -66,6 +66,16 @@ class PriorCorrected(ImageClassifier):
         return samples
 
 
+def test_a_model_may_take_more_bands_than_its_backbone():
+    model = of_class(SixBands, segmentor)
+    model.data_preprocessor = None
+    x, plain = images(4).view(2, 6, 64, 64), segmentor()
+    with mmdiscard.attach(plain, **FOUR):
+        expected = predicted(plain, x[:, :3] - x[:, 3:])
+    with mmdiscard.attach(model, **FOUR):
+        assert torch.equal(predicted(model, x), expected)
+
+
 @pytest.mark.parametrize(
     ('cls', 'make', 'received'),
     [
