@@ -69,17 +69,17 @@ class JointBudget:
         if ensemble is None:
             raise MMDiscardError(
                 'joint=... divides a cost between views and states, and no states are searched; '
-                'add a SubsamplingSearchHook, or take so many views in tta_pipeline'
+                'add a SubsamplingSearchHook, or leave joint out and shorten tta_pipeline instead'
             )
         if not isinstance(ensemble.search, GreedySearch) or ensemble.budget == 1:
             raise MMDiscardError(
                 'joint=... needs a GreedySearch with a budget of more than one state, whose '
-                'criterion says what comes next'
+                'criterion ranks views and states'
             )
         if ensemble.search.criterion.needs_attention or not _is_mean(ensemble.aggregator):
             raise MMDiscardError(
-                'joint=... compares states of different views, and attention is among those of '
-                'one; use EntropyCriterion with EntropyAggregator or AverageAggregator'
+                'joint=... compares states of different views, and attention compares those of '
+                'one view; use EntropyCriterion with EntropyAggregator or AverageAggregator'
             )
         test_cfg = getattr(unwrap(model), 'test_cfg', None) or {}
         if test_cfg.get('mode', 'whole') != 'whole':

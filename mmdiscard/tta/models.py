@@ -33,8 +33,7 @@ class DiscardTTA(BaseTTAModel):
         data_preprocessor: as in MMEngine's `BaseTTAModel`.
         merger: config of a merger; default the mean, as in MM's own TTA models.
         joint: ``dict(cost=4.0)`` divides so many plain forwards per image between views and
-            states, see `JointSearch`; None to compute every view, with as many states as the search
-            says.
+            states, see `JointSearch`; None to compute every view with the budget of the search.
 
     Raises:
         MMDiscardError: if the merger or ``joint`` cannot be used.
