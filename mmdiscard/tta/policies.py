@@ -6,7 +6,7 @@ These are the two policies of the paper's comparison, with fixed magnitudes inst
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import chain, combinations, product, zip_longest
 from typing import Any
 
 from .. import compat
@@ -257,11 +257,8 @@ class ExpandedPolicy(Policy):
 
     def all_views(self, dense: bool) -> list[View]:
         columns = [[view] for view in SINGLE] + [operation.views() for operation in GRADED]
-        depth = max(map(len, columns))
-        singles = [
-            column[level] for level in range(depth) for column in columns if level < len(column)
-        ]
-        singles = [view for view in singles if self._fits(view, dense)]
+        levels = chain.from_iterable(zip_longest(*columns))  # mild levels of all operations first
+        singles = [view for view in levels if view is not None and self._fits(view, dense)]
         pairs = list(combinations(singles[1:], 2))
         random.Random(self.seed).shuffle(pairs)
         views = singles + [_pair(*pair) for pair in pairs if not _both_flip(*pair)]
