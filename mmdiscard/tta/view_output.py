@@ -120,8 +120,8 @@ def read_classifier(model: nn.Module, view: Any, weighted: bool = False) -> list
 def _logits(probabilities: Tensor, scores: Sequence[Tensor]) -> Tensor:
     """Logits ``(N, K)`` of probabilities: the scores of the head if these give them."""
     if scores and scores[-1].shape == probabilities.shape:
-        given = (scores[-1].softmax(1), scores[-1].sigmoid())
-        if any(torch.allclose(values, probabilities, atol=1e-3) for values in given):
+        given = (scores[-1].float().softmax(1), scores[-1].float().sigmoid())
+        if any(torch.allclose(p, probabilities.float(), rtol=1e-2, atol=1e-5) for p in given):
             return scores[-1]
     # There is no such head, or the model changes its predictions after the head.
     probabilities = probabilities.float()
