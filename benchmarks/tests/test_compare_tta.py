@@ -61,8 +61,9 @@ def test_cells_are_what_the_test_loop_finds(
         compare_tta._StatesPerView, '_measure'
     )  # what is there is not computed again
     assert compare(lambda: demo_model(name, variant)[0], checkpoint, plan(), tmp_path) == results
-    with pytest.raises(AttributeError, match='_measure'):
-        compare(lambda: demo_model(name, variant)[0], checkpoint, plan((6,)), tmp_path)
+    if name == 'classifier':  # another plan is computed anew
+        with pytest.raises(AttributeError, match='_measure'):
+            compare(lambda: demo_model(name, variant)[0], checkpoint, plan((6,)), tmp_path)
 
 
 @pytest.mark.parametrize(

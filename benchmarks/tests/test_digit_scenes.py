@@ -12,7 +12,7 @@ import pytest
 from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes, split_handwriting
 
 pytest.importorskip('sklearn')
-SMALL = DigitSceneParams(seg_images=(6, 3, 3), cls_images=(20, 10, 10))
+SMALL = DigitSceneParams(seg_images=(3, 2, 1), cls_images=(10, 10, 10))
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'demo'
 
 
