@@ -19,19 +19,14 @@ MODELS = {
 SLIDE = dict(mode='slide', crop_size=(64, 64), stride=(48, 48))
 
 
-def unchanged(cfg):
-    """Leave a config as it is."""
-
-
-def metrics_of(demo_model, name, change=unchanged, finish=unchanged, **tta_model):
-    """Metrics of the views of the standard policy; ``finish`` gets the config with its views."""
+def metrics_of(demo_model, name, change=lambda cfg: None, **tta_model):
+    """Metrics of the views of the standard policy."""
     variant, kind = MODELS[name]
     cfg, checkpoint = demo_model(name, variant)
     cfg.tta_pipeline = pipeline_of(cfg, dict(type='StandardPolicy'), 4)
     cfg.tta_model = ConfigDict(dict(type=f'mmdiscard.{kind}') | tta_model)
     change(cfg)
     use_tta(cfg)
-    finish(cfg)
     cfg.load_from = checkpoint
     runner = build_runner(cfg)
     return runner.test(), Path(runner.log_dir)
@@ -66,13 +61,14 @@ def test_the_mean_is_what_mms_own_tta_models_give(name, change, how, demo_model)
 
 
 def test_concatenated_test_sets_give_the_metrics_of_one(demo_model):
-    def of_parts(runner_cfg):
-        dataset = runner_cfg.test_dataloader.dataset
+    def in_parts(cfg):
+        dataset = cfg.test_dataloader.dataset
         parts = [dict(dataset, indices=range(7)), dict(dataset, indices=range(7, 20))]
-        runner_cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+        several = dict(type='ConcatDataset', datasets=parts)
+        cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=several)
 
     one, _ = metrics_of(demo_model, 'classifier')
-    several, _ = metrics_of(demo_model, 'classifier', finish=of_parts)
+    several, _ = metrics_of(demo_model, 'classifier', in_parts)
     assert several == one
 
 
