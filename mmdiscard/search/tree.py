@@ -11,7 +11,7 @@ from .base import Feedback, Rows
 from .budget import ROUNDING, Budget, Prices, gain_per_cost
 
 WORST = float(np.finfo(np.float32).max)
-VIEW = 0  # the decision between staying in a view and taking the next one as well
+VIEW = 0  # the decision whether to take the next view
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Nodes:
 
     Attributes:
         images: ``(M,)``, the image whose tree each belongs to.
-        positions: ``(M,)``, where it stands in that tree, in order of creation.
+        positions: ``(M,)``, its position in that tree, in order of creation.
     """
 
     images: np.ndarray
