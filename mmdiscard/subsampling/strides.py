@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -202,6 +202,7 @@ class _Recorder:
         self.marks: dict[str, list[int]] = {}
         self.calls = 0
         self._open: list[_Call] = []
+        self._unused: list[tuple[nn.Module, int]] = []  # marks of layers that just returned
         self._names = {  # scripted ones take no hooks: their strides count as unexplained
             module: name
             for name, module in backbone.named_modules()
@@ -248,57 +249,58 @@ class _Recorder:
         if self._paused:
             return None
         call = self._open.pop()
-        if call.name:
-            self._connect(module, call, args, kwargs, output)
+        self._connect(module, call, args, kwargs, output)
         maps = maps_in((args, kwargs))
         call.factor = subsampling_factor(module)
-        if call.factor != (1, 1) and maps:
+        is_layer = call.factor != (1, 1) and bool(maps)
+        if is_layer:
             call.unlike = len({m.shape[-2:] for m in maps}) > 1
             call.unlike |= len({m.shape[-2:] for m in maps_in(output)}) > 1
-            self.strided.append(call)
         else:
             call.factor = _shrinkage(args, kwargs, output)
             if call.factor == (1, 1) or not call.name:
                 return None
-            self.shrinking.append(call)
         call.shape = tuple(maps[0].shape)
         marked = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
         nodes = [node for node in self.flow.nodes(marked) if node is not None]
         self.marks.setdefault(call.name, []).extend(nodes)
+        if is_layer:
+            self.strided.append(call)
+            self._unused += [(module, node) for node in nodes]
+        else:
+            self.shrinking.append(call)
         return marked
 
     def _connect(
         self, module: nn.Module, call: _Call, args: tuple, kwargs: dict, output: Any
     ) -> None:
-        """Add dependencies of what a module puts out that the dispatcher did not see."""
-        for node in set(call.inputs.values()) - {None}:
+        """Add dependencies of what a module puts out that the dispatcher did not see.
+
+        They are those on its inputs, and on strided layers that were called in it.
+        """
+        for node in set(call.inputs.values()) - {None} if call.name else ():
             if self.flow.depends(output, node, call.since):
                 continue
             which = [tensor for tensor, other in call.inputs.items() if other == node]
-            if self._answers(module, args, kwargs, output, which):
+            others = _changed((args, kwargs), lambda leaf, which=which: id(leaf) in which)
+            if self._differs(output, module, *others):
                 self.flow.connect([node], output)
+        inside = [(layer, node) for layer, node in self._unused if node >= call.since]
+        self._unused = [pair for pair in self._unused if pair not in inside]
+        for layer, node in reversed(inside):  # the later ones may show how the earlier ones do
+            if self.flow.depends(output, node, call.since):
+                continue
+            hook = layer.register_forward_hook(lambda module, args, output: _changed(output))
+            if self._differs(output, module, args, kwargs):
+                self.flow.connect([node], output)
+            hook.remove()
 
-    def _answers(
-        self, module: nn.Module, args: tuple, kwargs: dict, output: Any, which: Sequence[int]
-    ) -> bool:
-        """Whether a module puts out anything else when some of its input tensors change.
-
-        Args:
-            module: that was called.
-            args: with which it was called.
-            kwargs: likewise.
-            output: what it put out.
-            which: identities of the tensors to change.
-        """
-
-        def changed(leaf: Any) -> Any:
-            return _changed(leaf) if id(leaf) in which else leaf
-
+    def _differs(self, output: Any, module: nn.Module, args: tuple, kwargs: dict) -> bool:
+        """Whether a module, called in another way, puts out anything else than ``output``."""
         try:
             with self._pause():
-                other_args, other_kwargs = tree_map(changed, (args, kwargs))
-                found = tensors_in(module(*other_args, **other_kwargs))
-        except Exception:  # whatever a module of others raises: it did look at them
+                found = tensors_in(module(*args, **kwargs))
+        except Exception:  # whatever a module of others raises: it did look at what changed
             return True
         expected = tensors_in(output)
         return len(found) != len(expected) or not all(map(torch.equal, found, expected))
@@ -312,12 +314,18 @@ class _Recorder:
             self._paused = False
 
 
-def _changed(tensor: Tensor) -> Tensor:
-    """Other values of the same kind."""
-    if tensor.dtype == torch.bool:
-        return tensor.logical_not()
-    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
-    return tensor + noise.to(tensor) if tensor.is_floating_point() else tensor
+def _changed(values: Any, where: Callable[[Tensor], bool] = lambda tensor: True) -> Any:
+    """Nested values with other tensors of the same kind."""
+
+    def change(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not where(leaf):
+            return leaf
+        if leaf.dtype == torch.bool:
+            return leaf.logical_not()
+        noise = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(1))
+        return leaf + noise.to(leaf) if leaf.is_floating_point() else leaf
+
+    return tree_map(change, values)
 
 
 def _shrinkage(args: tuple, kwargs: dict, output: object) -> Size:

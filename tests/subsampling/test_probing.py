@@ -74,6 +74,17 @@ class Unseen(nn.Module):
         return torch.from_numpy(seen.numpy().copy())
 
 
+class UnseenInBlock(nn.Module):
+    """A residual block in which something happens outside of PyTorch, beside the shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.shortcut = conv(4, 4), conv(4, 4, kernel=1)
+
+    def forward(self, x):
+        return torch.from_numpy(self.main(x).numpy().copy()) + self.shortcut(x)
+
+
 class Gated(nn.Module):
     """A branch that is cut off from gradients weighs the channels."""
 
@@ -145,6 +156,17 @@ class Rotary(nn.Module):
         return self.last(self.stem(x)) + codes
 
 
+class ToNumpy(nn.Module):
+    """Computes its result outside of PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = conv(3, 4), conv(4, 4)
+
+    def forward(self, x):
+        return torch.from_numpy(self.last(self.first(x)).numpy() + 1)
+
+
 class Codes(nn.Module):
     def forward(self, x):
         height, width = (side // 4 for side in x.shape[2:])
@@ -170,6 +192,10 @@ RIGHT = {
     ),
     'extension in a block': (
         lambda: trunk(Block(Unseen())),
+        [('0',), ('2.main', '2.shortcut'), ('3',)],
+    ),
+    'extension as a function': (
+        lambda: trunk(UnseenInBlock()),
         [('0',), ('2.main', '2.shortcut'), ('3',)],
     ),
     'gate without gradients': (lambda: trunk(Gated()), [('0',), ('2',), ('3',)]),
@@ -198,6 +224,7 @@ RIGHT = {
         [('0',), ('2',)],
     ),
     'one channel': (lambda: nn.Sequential(conv(1, 4), conv(4, 4)), [('0',), ('1',)]),
+    'ends outside of PyTorch': (ToNumpy, [('first',), ('last',)]),
     'scripted': (
         lambda: nn.Sequential(conv(3, 4), torch.jit.script(conv(4, 4)), conv(4, 4)),
         [('0',), ('2',)],
@@ -418,13 +445,13 @@ class Clips(nn.Module):
         return self.conv(clips).mean(2)
 
 
-class InNumpy(nn.Module):
+class FromNumpy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = conv(3, 4)
 
     def forward(self, x):
-        return torch.from_numpy(self.conv(x).numpy() + 1)
+        return self.conv(torch.from_numpy(x.numpy() + 1))
 
 
 REFUSED = {
@@ -449,7 +476,11 @@ REFUSED = {
         None,
         r'set `input_size` to a size that it accepts, or `in_channels`',
     ),
-    'ends outside of PyTorch': (InNumpy, None, r'^output level 0 of InNumpy .*outside of PyTorch'),
+    'begins outside of PyTorch': (
+        FromNumpy,
+        None,
+        r'^output level 0 of FromNumpy .*outside of PyTorch',
+    ),
     'nothing but a loss': (
         lambda: nn.Sequential(conv(3, 4), Mean()),
         None,
