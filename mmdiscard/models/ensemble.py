@@ -178,7 +178,7 @@ class Ensemble:
         Raises:
             MMDiscardError: if the search does not fit the groups or the aggregator.
         """
-        search.prepare(self.space)
+        search.prepare(self.space, self.fingerprint)
         self.pipeline = replace(self.pipeline, search=search)
 
     def route(self, predict: Predict) -> AbstractContextManager[None]:
