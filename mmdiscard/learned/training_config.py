@@ -12,11 +12,11 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
 
 from ..engine.checkpoint import check_checkpoint
-from ..engine.config import is_discard_type
+from ..engine.load_runner import search_settings
 from ..errors import MMDiscardError
-from ..utils import MIXING, innermost_datasets, without_wrappers
+from ..utils import MIXING, innermost_datasets, type_name, without_wrappers
 from .feature_cache import GIBIBYTE, FeatureCache
-from .training_hook import learner
+from .training_hook import learner_of
 
 #: options of ``aggregator_training`` in a config; the defaults are the paper's recipe
 DEFAULTS = dict(
@@ -32,7 +32,6 @@ DEFAULTS = dict(
     ),
     cache_gib=0.0,
 )
-METRICS = {'mmpretrain': 'auto', 'mmseg': 'mIoU'}
 
 
 def training_config(cfg: Config) -> Config:
@@ -49,13 +48,12 @@ def training_config(cfg: Config) -> Config:
             options of ``aggregator_training``.
     """
     settings = _settings(cfg)
-    hook = _search_hook(cfg)
     if cfg.get('train_dataloader') is None:
         raise MMDiscardError('the config has no train_dataloader: nothing to train on')
     preprocessor = cfg.pop('data_preprocessor', None)
     if preprocessor is not None:  # the Runner would pass it to the learner instead
         cfg.model.setdefault('data_preprocessor', preprocessor)
-    cfg.model = _learner(cfg.model, hook, settings)
+    cfg.model = _learner_config(cfg, settings)
     _set_data(cfg, settings)
     _set_schedule(cfg, settings)
     _set_hooks(cfg)
@@ -87,7 +85,7 @@ def load_base(runner: Runner, path: str) -> None:
     Raises:
         MMDiscardError: if the checkpoint does not belong to the model.
     """
-    model = learner(runner)
+    model = learner_of(runner)
     checkpoint = _load_checkpoint(path, map_location='cpu')
     if not isinstance(checkpoint, Mapping):
         raise MMDiscardError(f'not a checkpoint: {path} holds a {type(checkpoint).__name__}')
@@ -117,31 +115,22 @@ def _settings(cfg: Config) -> ConfigDict:
     return settings
 
 
-def _search_hook(cfg: Config) -> ConfigDict:
-    hooks = [
-        hook
-        for hook in cfg.get('custom_hooks') or []
-        if str(hook.get('type')).endswith('SubsamplingSearchHook') and is_discard_type(hook)
-    ]
-    if len(hooks) != 1 or not hooks[0].get('aggregator'):
+def _learner_config(cfg: Config, settings: ConfigDict) -> ConfigDict:
+    attached = search_settings(cfg)
+    if not attached.get('aggregator'):
         raise MMDiscardError(
-            'custom_hooks needs one mmdiscard.SubsamplingSearchHook with an aggregator that '
-            'learns, as the configs in configs/learned have'
+            'the SubsamplingSearchHook of the config needs an aggregator that learns, as the '
+            'configs in configs/learned have'
         )
-    return hooks[0]
-
-
-def _learner(model: ConfigDict, hook: ConfigDict, settings: ConfigDict) -> ConfigDict:
-    aggregator = ConfigDict(hook.aggregator)
-    aggregator.pop('init_cfg', None)  # names the result of training, not where it starts
+    # `init_cfg` names the result of training, not where it starts.
+    attached['aggregator'].pop('init_cfg', None)
+    test_search = attached.pop('search', None)
     return ConfigDict(
+        attached,
         type='mmdiscard.AggregatorLearner',
-        model=model,
-        aggregator=aggregator,
-        subsampling=hook.get('subsampling'),
+        model=cfg.model,
         search=settings.search,
-        test_search=hook.get('search'),
-        max_rows=hook.get('max_rows'),
+        test_search=test_search,
     )
 
 
@@ -188,15 +177,24 @@ def _set_hooks(cfg: Config) -> None:
         interval=1,
         by_epoch=True,
         max_keep_ckpts=2,  # MMEngine deletes an old one before the new one is written
-        save_best=METRICS[cfg.default_scope] if validated else None,
+        save_best=_best_metric(cfg.val_evaluator) if validated else None,
         rule='greater' if validated else None,
     )
     cfg.default_hooks.sampler_seed = dict(type='DistSamplerSeedHook')
-    logger = cfg.default_hooks.setdefault('logger', dict(type='LoggerHook'))
+    logger = cfg.default_hooks.setdefault('logger', ConfigDict(type='LoggerHook'))
     logger.log_metric_by_epoch = True
     cfg.log_processor = dict(type='LogProcessor', by_epoch=True)
     if importlib.util.find_spec('tensorboard') is not None:
         _log_scalars(cfg)
+
+
+def _best_metric(evaluator: Any) -> str:
+    """Metric by which the best checkpoint is chosen: mIoU, say, or the first that is reported."""
+    metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
+    for metric in metrics:
+        if type_name(metric) == 'IoUMetric':  # which reports aAcc first
+            return metric.get('iou_metrics', ['mIoU'])[0]
+    return 'auto'
 
 
 def _log_scalars(cfg: Config) -> None:

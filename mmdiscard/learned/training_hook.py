@@ -43,7 +43,7 @@ class AggregatorTrainingHook(Hook):
         torch.manual_seed(number)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        cache = learner(runner).cache
+        cache = learner_of(runner).cache
         if cache is not None:
             runner.logger.info(
                 f'mmdiscard: features of {cache.hits} images came from the cache, those of '
@@ -52,14 +52,14 @@ class AggregatorTrainingHook(Hook):
             cache.hits = cache.misses = 0
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint[ENTRY] = learner(runner).ensemble.aggregator.entry()
+        checkpoint[ENTRY] = learner_of(runner).ensemble.aggregator.entry()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        aggregator = learner(runner).ensemble.aggregator
+        aggregator = learner_of(runner).ensemble.aggregator
         aggregator.check_entry(checkpoint, 'the checkpoint to resume from')
 
     def after_train(self, runner: Runner) -> None:
-        cache = learner(runner).cache
+        cache = learner_of(runner).cache
         if cache is not None:
             cache.remove()
         barrier()
@@ -67,7 +67,7 @@ class AggregatorTrainingHook(Hook):
             publish(runner)
 
 
-def learner(runner: Runner) -> AggregatorLearner:
+def learner_of(runner: Runner) -> AggregatorLearner:
     """The learner of a runner, without its distributed wrapper."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 

@@ -1,5 +1,6 @@
-"""Helpers that several parts share: files, data sets, progress."""
+"""Helpers that several parts share: files, data sets, configs, progress."""
 
+from .config_types import type_name
 from .datasets import MIXING, REPEATING, draw, innermost_datasets, without_wrappers
 from .io import as_json, read_json, write_atomically, write_json, write_text
 from .json_format import JsonFormat
@@ -15,6 +16,7 @@ __all__ = [
     'innermost_datasets',
     'read_json',
     'report',
+    'type_name',
     'without_wrappers',
     'write_atomically',
     'write_json',

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from mmengine.config import ConfigDict
 
+from .config_types import type_name
+
 #: wrappers that give images more than once
 REPEATING = ('RepeatDataset', 'ClassBalancedDataset')
 #: wrappers that mix several images, by a pipeline of their own
@@ -33,8 +35,7 @@ def without_wrappers(dataset: Mapping[str, Any], types: Sequence[str]) -> Config
         dataset: the config.
         types: names of the wrappers, such as `REPEATING`; all others stay.
     """
-    kind = dataset.get('type')
-    if getattr(kind, '__name__', str(kind)).rpartition('.')[2] in types:
+    if type_name(dataset) in types:
         return without_wrappers(dataset['dataset'], types)
     copied = copy.deepcopy(ConfigDict(dataset))
     if 'datasets' in copied:

@@ -243,7 +243,8 @@ def test_mistakes_are_one_line(write, fails, tmp_path):
     assert 'mixed precision on GPUs alone' in fails(config, checkpoint, '--amp')
     assert 'has no lr; it takes' in fails(*write('unknown', more="aggregator_training['lr'] = 1"))
     assert 'nothing to train' in fails(*write('average', kind="dict(type='AverageAggregator')"))
-    assert 'needs one mmdiscard.Subs' in fails(*write('none', more='custom_hooks = []'))
+    assert 'has no SubsamplingSearchHook' in fails(*write('none', more='custom_hooks = []'))
+    assert 'needs an aggregator that learns' in fails(*write('no_aggregator', kind='None'))
     wide = "model['backbone']['base_channels'] = 8\nmodel['head']['in_channels'] = 64"
     assert 'does not belong to this model' in fails(write('wide', more=wide)[0], checkpoint)
     large = "aggregator_training['search']['budget'] = 65"
