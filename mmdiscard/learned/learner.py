@@ -9,7 +9,6 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ..errors import MMDiscardError
-from ..execution import DEFAULT_CACHE_BYTES
 from ..models.attach import attach
 from ..registry import AGGREGATORS, MODELS, SEARCHES, build
 from ..search import Search
@@ -33,12 +32,10 @@ class AggregatorLearner(BaseModel):
     Args:
         model: the classifier or segmentor, or its config.
         aggregator: config of a `LearnedAggregator`.
-        subsampling: see `mmdiscard.attach`.
         search: config of the search for states to train on, see `mmdiscard.attach`.
         test_search: config of the search for predictions; None for ``search``.
-        max_rows: see `mmdiscard.attach`.
-        max_cache_bytes: see `mmdiscard.attach`.
         cache: of features, so that later epochs do not compute them again; None for no cache.
+        options: other arguments of `mmdiscard.attach`, such as ``subsampling``.
 
     Attributes:
         base: the frozen model.
@@ -54,12 +51,10 @@ class AggregatorLearner(BaseModel):
         self,
         model: Mapping[str, Any] | nn.Module,
         aggregator: Mapping[str, Any],
-        subsampling: Mapping[str, Any] | None = None,
         search: Mapping[str, Any] | None = None,
         test_search: Mapping[str, Any] | None = None,
-        max_rows: int | None = None,
-        max_cache_bytes: int = DEFAULT_CACHE_BYTES,
         cache: FeatureCache | None = None,
+        **options: Any,
     ) -> None:
         aggregator = build(AGGREGATORS, aggregator)
         if not isinstance(aggregator, LearnedAggregator):
@@ -75,7 +70,7 @@ class AggregatorLearner(BaseModel):
         if getattr(self.data_preprocessor, 'batch_augments', None) is not None:
             self.data_preprocessor.batch_augments = None
         self._base = [base]  # a list, so that it is not registered as a submodule
-        self.ensemble = attach(base, subsampling, search, aggregator, max_rows, max_cache_bytes)
+        self.ensemble = attach(base, search=search, aggregator=aggregator, **options)
         self.aggregator = aggregator.module.train()
         self.train_search = self.ensemble.search
         self.test_search = build(SEARCHES, test_search) if test_search else self.train_search
