@@ -4,7 +4,9 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.runner import autocast
+from mmpretrain.models import ResNet
 from small_models import (
+    SMALL_RESNET,
     assert_near,
     classifier,
     cls_samples,
@@ -25,6 +27,17 @@ ATTENTION = dict(type='AttentionAggregator')
 
 def learner(model=None, aggregator=ATTENTION, **options):
     return AggregatorLearner(model or classifier(), aggregator, search=SEARCH, **options)
+
+
+class SixChannelResNet(ResNet):
+    """A ResNet behind a layer that makes three channels of six."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.front = torch.nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        return super().forward(self.front(x))
 
 
 CASES = [
@@ -112,9 +125,7 @@ def test_predictions_search_as_in_a_test():
 
 
 def test_images_of_six_channels():
-    base = classifier()
-    base.backbone.front = torch.nn.Conv2d(6, 3, 1)
-    base.backbone.register_forward_pre_hook(lambda backbone, args: (backbone.front(args[0]),))
+    base = classifier(backbone=SMALL_RESNET | dict(type=SixChannelResNet))
     model = learner(base, subsampling=dict(in_channels=6))
     x = torch.cat([images(2), images(2, seed=1)], 1)
     assert model.loss(x, cls_samples(2))['loss'].isfinite()
