@@ -1,4 +1,4 @@
-"""Both distributions of the stack, simulated by what metadata and import machinery say."""
+"""Both distributions of the stack, simulated through package metadata and the import machinery."""
 
 import subprocess
 import sys

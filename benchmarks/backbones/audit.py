@@ -217,7 +217,7 @@ HOSTS = {'mmpretrain': _classifier, 'mmseg': _segmentor, 'timm': _whole}
 
 
 def _examine(found: SubsamplingMap, backbone: nn.Module, size: int) -> tuple[GroupRecord, ...]:
-    """What the oracle says of every group."""
+    """Results of the translation oracle, one for each group."""
     reports = translation_oracle(backbone, found.groups, (size, size))
     return tuple(
         GroupRecord(group.name, group.stride, group.factor, report.ratio, report.passed)

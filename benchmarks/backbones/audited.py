@@ -32,10 +32,12 @@ VIT_ARCH = dict(embed_dims=64, num_layers=3, num_heads=2, feedforward_channels=1
 
 
 def entry(size: int = SIZE, deploy: bool = False, **args: object) -> dict:
+    """What to build: arguments of the backbone, size of its image, whether to fuse branches."""
     return dict(args=args, size=size, deploy=deploy)
 
 
 def vit(**args: object) -> dict:
+    """`entry` of a small plain transformer."""
     return entry(**dict(arch=VIT_ARCH, img_size=224) | args)
 
 

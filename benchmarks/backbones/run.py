@@ -130,7 +130,15 @@ def in_own_process(package: str, name: str, known: dict, limit: int) -> Backbone
 
 
 def work(sender, package: str, name: str, known: dict, limit: int) -> None:
-    """Audit one backbone and send its record: what the process of `in_own_process` does."""
+    """Audit one backbone and send its record: what the process of `in_own_process` does.
+
+    Args:
+        sender: end of a pipe that gets the record.
+        package: see `audit`.
+        name: see `audit`.
+        known: its `entry`.
+        limit: seconds of processor time.
+    """
     # Processor time: a machine that is busy with other things makes no backbone fail.
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     warnings.simplefilter('ignore')

@@ -99,7 +99,14 @@ def fingerprint(*parts: object) -> str:
 
 
 def train(name: str, data: Path, work_dir: Path, seed: int) -> tuple[Path, str]:
-    """Train, unless this very run is there; the checkpoint and the run's fingerprint."""
+    """Train, unless this very run is there; the checkpoint and the run's fingerprint.
+
+    Args:
+        name: of the demo model.
+        data: folder of the digit scenes.
+        work_dir: of the run.
+        seed: of the run.
+    """
     cfg = load_config(f'{name}.py', data, work_dir, seed)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     key = fingerprint(cfg, (data / 'manifest.json').read_text())
@@ -113,7 +120,13 @@ def train(name: str, data: Path, work_dir: Path, seed: int) -> tuple[Path, str]:
 
 
 def train_aggregator(cfg: Config, checkpoint: Path, trained: str) -> None:
-    """Train the aggregator of ``cfg``, unless this very one is there, and let ``cfg`` load it."""
+    """Train the aggregator of ``cfg``, unless this very one is there, and let ``cfg`` load it.
+
+    Args:
+        cfg: with a learned aggregator.
+        checkpoint: weights of the model.
+        trained: fingerprint of the model's training.
+    """
     folder = Path(cfg.work_dir).with_name('learned')
     aggregator = cfg.custom_hooks[0].aggregator
     aggregator.init_cfg.checkpoint = str(folder / RESULT)
@@ -155,7 +168,15 @@ def test(
 
 
 def run(name: str, seed: int, data: Path, work_dir: Path, learned: bool = False) -> None:
-    """Train and test one model; add what is missing to its results."""
+    """Train and test one model; add what is missing to its results.
+
+    Args:
+        name: of the demo model.
+        seed: of the training.
+        data: folder of the digit scenes.
+        work_dir: for checkpoint, logs and results.
+        learned: also with the learned aggregator.
+    """
     model = DEMO_MODELS[name]
     checkpoint, trained = train(name, data, work_dir, seed)
     results = read_results(work_dir / 'results.json')
@@ -178,7 +199,14 @@ def run(name: str, seed: int, data: Path, work_dir: Path, learned: bool = False)
 
 
 def write_panels(name: str, data: Path, checkpoint: Path, work_dir: Path) -> None:
-    """Predictions side by side for images spread evenly over the test set, not selected."""
+    """Predictions side by side for images spread evenly over the test set, not selected.
+
+    Args:
+        name: of the demo model.
+        data: folder of the digit scenes.
+        checkpoint: weights.
+        work_dir: for the picture.
+    """
     import mmcv
     from mmseg.apis import inference_model, init_model
 

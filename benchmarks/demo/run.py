@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def show(job: str, text: str) -> None:
-    """Print what a job says of its training and its tests."""
+    """Print the lines of a job on the progress of training and tests."""
     if 'Iter(train)' in text:
         text = text[text.index('Iter(train)') :]
     elif not text.startswith('demo:'):
@@ -58,6 +58,12 @@ def show(job: str, text: str) -> None:
 
 def run_job(name: str, seed: int, args: argparse.Namespace, progress: Progress) -> None:
     """Run one job in its own process with one thread, its output kept in ``log.txt``.
+
+    Args:
+        name: of the demo model.
+        seed: of the training.
+        args: flags.
+        progress: of all jobs.
 
     Raises:
         MMDiscardError: if it fails; names the log.
@@ -83,6 +89,7 @@ def run_job(name: str, seed: int, args: argparse.Namespace, progress: Progress) 
 
 
 def job_folder(args: argparse.Namespace, name: str, seed: int) -> Path:
+    """Folder of one model and seed."""
     return args.work_dir / name / f'seed{seed}'
 
 
@@ -112,6 +119,7 @@ def rows(args: argparse.Namespace, name: str) -> list[list[str]]:
 
 
 def curve(args: argparse.Namespace, name: str) -> list[tuple[int, float, float]]:
+    """Points (budget, cost, metric) of the first seed."""
     results = read_results(job_folder(args, name, 0) / 'results.json')
     return [
         (

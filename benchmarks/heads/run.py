@@ -92,11 +92,18 @@ def parse_args() -> argparse.Namespace:
 
 # -------------------------------------------------------------------------------------- one model
 def job_folder(args: argparse.Namespace, name: str, seed: int) -> Path:
+    """Folder of one head and seed."""
     return args.work_dir / name / f'seed{seed}'
 
 
 def job_config(args: argparse.Namespace, name: str, seed: int) -> Config:
-    """The config of one training; tests run on the asked split."""
+    """The config of one training; tests run on the asked split.
+
+    Args:
+        args: flags.
+        name: of the head.
+        seed: of the training.
+    """
     folder = job_folder(args, name, seed)
     cfg = load_config(f'heads/{name}.py', args.data, folder, seed)
     cfg.merge_from_dict(args.cfg_options or {})
@@ -107,7 +114,13 @@ def job_config(args: argparse.Namespace, name: str, seed: int) -> Config:
 
 
 def run_job(args: argparse.Namespace, name: str, seed: int) -> None:
-    """Train and test one head with one seed, unless that is done."""
+    """Train and test one head with one seed, unless that is done.
+
+    Args:
+        args: flags.
+        name: of the head.
+        seed: of the training.
+    """
     folder = job_folder(args, name, seed)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, trained = train(job_config(args, name, seed), args.data, folder)
@@ -119,7 +132,13 @@ def run_job(args: argparse.Namespace, name: str, seed: int) -> None:
 
 
 def train(cfg: Config, data: Path, folder: Path) -> tuple[Path, str]:
-    """Train, unless this very run is there; the checkpoint and the run's fingerprint."""
+    """Train, unless this very run is there; the checkpoint and the run's fingerprint.
+
+    Args:
+        cfg: of the training.
+        data: folder of the digit scenes.
+        folder: for checkpoint and logs.
+    """
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
     key = fingerprint(cfg, (data / 'manifest.json').read_text())
@@ -152,7 +171,13 @@ class TrainingProgress(Hook):
 
 
 def test(cfg: Config, checkpoint: Path, fine: int) -> dict:
-    """mIoU of the plain model, and of every setting and alignment."""
+    """mIoU of the plain model, and of every setting and alignment.
+
+    Args:
+        cfg: with the test set.
+        checkpoint: weights.
+        fine: position of the group whose output has stride 4.
+    """
     cfg.load_from = str(checkpoint)
     runner = Runner.from_cfg(cfg)
     groups = {'deep': [-1], 'fine': [fine]}
@@ -255,6 +280,7 @@ def heads_to_run(args: argparse.Namespace) -> list[str]:
 
 
 def run_all(args: argparse.Namespace) -> None:
+    """Train and test all heads and seeds, and write the report after each."""
     names = heads_to_run(args)
     if not (args.data / 'manifest.json').is_file():
         print(f'Data: {make_digit_scenes(args.data)}', flush=True)

@@ -120,7 +120,13 @@ def predictions(logits: torch.Tensor, samples: Sequence, dense: bool) -> list[di
 
 
 def run(name: str, seed: int, args: argparse.Namespace) -> dict:
-    """All methods and budgets for one model."""
+    """All methods and budgets for one model.
+
+    Args:
+        name: of the demo model.
+        seed: of its training.
+        args: flags.
+    """
     cfg = load_config(DEMO_MODELS[name].recommended, args.data, args.work_dir, seed)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).eval()
@@ -211,6 +217,7 @@ def rows(name: str, runs: Sequence[dict]) -> list[list[str]]:
 
 
 def runs_of(runs: Sequence[dict], method: str, budget: int) -> list[float]:
+    """Metrics of one method and budget, one for each run."""
     return [run['metric'][method][str(budget)] for run in runs]
 
 
@@ -259,6 +266,7 @@ def main() -> None:
 
 
 def result_of(name: str, seed: int, args: argparse.Namespace) -> Path:
+    """File of the results of one model and seed."""
     return args.work_dir / f'{name}_seed{seed}_{args.split}.json'
 
 

@@ -67,7 +67,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def gate_files(
     cfg: Config, args: argparse.Namespace, settings: Mapping[str, Any], checkpoint: str, place: Path
 ) -> dict[float, Path]:
-    """A gate's file for every cost that a gate can give; the search runs once for all of them."""
+    """A gate's file for every cost that a gate can give; the search runs once for all of them.
+
+    Args:
+        cfg: read for this call, which changes it.
+        args: flags.
+        settings: of the search hook.
+        checkpoint: weights.
+        place: folder for the files.
+    """
     files = {
         cost: place / f'{args.gate}_{args.split}{args.images}_cost{cost:g}.json'
         for cost in args.costs
@@ -93,7 +101,14 @@ def gate_files(
 def searches(
     search: dict[str, Any], gate: str, files: Mapping[float, Path], budgets: list[int]
 ) -> dict[str, dict[str, Any] | None]:
-    """What is compared."""
+    """What is compared.
+
+    Args:
+        search: config of the search without a gate.
+        gate: key of `GATES`.
+        files: of gates, by their cost.
+        budgets: of the same search without a gate.
+    """
     gated = {
         f'gate, cost {cost:g}': search | dict(gate=dict(type=GATES[gate], file=str(file)))
         for cost, file in files.items()
@@ -140,7 +155,7 @@ def points(results: Mapping[str, list[dict]]) -> dict[str, list[tuple[float, flo
     return {
         'gate': curve(gated),
         'fewer states for all': curve(smaller),
-        'images at random': curve([]),  # what a gate that knows nothing is expected to keep
+        'images at random': curve([]),  # expected of a gate that picks images at random
     }
 
 
@@ -164,7 +179,14 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
 
 
 def write(results: dict[str, list[dict]], folder: Path, gate: str, metric: str) -> None:
-    """Results, table and figure."""
+    """Results, table and figure.
+
+    Args:
+        results: by name of the search, one for each checkpoint.
+        folder: for the files.
+        gate: key of `GATES`.
+        metric: its name.
+    """
     lines = table(results, metric)
     write_json(folder / f'{gate}_gates.json', results)
     write_text(folder / f'{gate}_gates.md', '\n'.join(lines) + '\n')

@@ -54,7 +54,13 @@ def searches(cost: float, file: str) -> dict[str, dict | None]:
 
 
 def table(results: dict[str, list[dict]], cost: float, metric: str) -> list[str]:
-    """Markdown lines; intervals are over checkpoints."""
+    """Markdown lines; intervals are over checkpoints.
+
+    Args:
+        results: by name of the search, one for each checkpoint.
+        cost: that all may have.
+        metric: its name.
+    """
     metrics = {name: [run['metric'] for run in runs] for name, runs in results.items()}
     header = [f'at most {cost:g} plain forwards', metric, 'over plain', 'calibrated over it']
     rows = []

@@ -245,16 +245,24 @@ METHODS = {kind.name: kind for kind in (Search, Spread, Deepest, Naive, Translat
 
 
 def with_budget(search: Mapping[str, Any], budget: int | None) -> dict[str, Any]:
+    """A config of a search with another budget, if one is given."""
     return dict(search) if budget is None else dict(search, budget=budget)
 
 
 def mean_count(found: SearchResult) -> float:
+    """Mean number of states of the images."""
     return float(found.counts.float().mean())
 
 
 # --------------------------------------------------------------------------------- views of TTA
 def scaled_images(cfg: Config, images: Tensor, budget: int) -> list[Tensor]:
-    """MMSegmentation: the image at the scale factors of ``tta_pipeline``."""
+    """MMSegmentation: the image at the scale factors of ``tta_pipeline``.
+
+    Args:
+        cfg: of the model.
+        images: ``(N, 3, H, W)``.
+        budget: number of views that are wanted.
+    """
     scales = sorted(tta_values(cfg, 'Resize', 'scale_factor') or [1.0], key=lambda s: abs(s - 1))
     return [_resize(images, scale) for scale in scales]
 
@@ -263,6 +271,11 @@ def zoomed_images(cfg: Config, images: Tensor, budget: int) -> list[Tensor]:
     """MMPretrain: a larger image, cropped to the size that the network sees.
 
     Its configs have no views, so beyond those of ``tta_pipeline`` edges grow by an eighth each.
+
+    Args:
+        cfg: of the model.
+        images: ``(N, 3, H, W)``.
+        budget: number of views that are wanted.
     """
     edges = sorted(tta_values(cfg, 'ResizeEdge', 'scale')) or [256]
     edges += [edges[-1] + edges[0] // 8 * step for step in range(1, budget)]
@@ -274,7 +287,13 @@ VIEW_SIZES = {'mmseg': scaled_images, 'mmpretrain': zoomed_images}
 
 
 def tta_values(cfg: Config, kind: str, field: str) -> list[float]:
-    """What a transform of the config's TTA varies."""
+    """What a transform of the config's TTA varies.
+
+    Args:
+        cfg: of the model.
+        kind: type of the transform.
+        field: its argument.
+    """
     pipeline = cfg.get('tta_pipeline') or []
     steps = [step for step in pipeline if step['type'].endswith('TestTimeAug')]
     views = chain.from_iterable(chain.from_iterable(step['transforms'] for step in steps))

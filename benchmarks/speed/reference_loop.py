@@ -65,6 +65,7 @@ class Loop:
         return merged[0]
 
     def head(self, levels: Levels, images: Tensor) -> Tensor:
+        """Logits of levels."""
         return self.adapter.head(levels, images, self.adapter.default_context(images))
 
     def _slots(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
@@ -132,6 +133,7 @@ class ImageLoop(Loop):
 
 # ----------------------------------------------------------------------------- how states merge
 def evenly(logits: Callable[[], Tensor], images: Tensor) -> Tensor:
+    """The same weight for all, ``(m,)``."""
     return torch.ones(len(images), device=images.device)
 
 
@@ -145,11 +147,20 @@ def by_entropy(logits: Callable[[], Tensor], images: Tensor) -> Tensor:
 
 
 def stay(level: Tensor, index: int, space: StateSpace, states: Tensor, images: Tensor) -> Tensor:
+    """A level as it is."""
     return level
 
 
 def blend(level: Tensor, index: int, space: StateSpace, states: Tensor, images: Tensor) -> Tensor:
-    """The paper's alignment: two taps per axis, zeros outside."""
+    """The paper's alignment: two taps per axis, zeros outside.
+
+    Args:
+        level: ``(m, C, h, w)``.
+        index: of the level among the outputs of the backbone.
+        space: of the states.
+        states: ``(m, G)``.
+        images: ``(m, 3, H, W)``.
+    """
     carrying = [group for group in space.groups if index in group.levels]
     if level.ndim != 4 or not carrying:
         return level
@@ -163,7 +174,15 @@ def blend(level: Tensor, index: int, space: StateSpace, states: Tensor, images: 
 
 
 def meet(level: Tensor, index: int, space: StateSpace, states: Tensor, images: Tensor) -> Tensor:
-    """A shallow level, moved by whole cells to where the deepest one is."""
+    """A shallow level, moved by whole cells to where the deepest one is.
+
+    Args:
+        level: ``(m, C, h, w)``.
+        index: of the level among the outputs of the backbone.
+        space: of the states.
+        states: ``(m, G)``.
+        images: ``(m, 3, H, W)``.
+    """
     if level.ndim != 4:
         return level
     return move_back(level, space.displacement(states, index) - space.displacement(states), images)
@@ -179,7 +198,13 @@ ALIGNED_BY = {  # how a level moves, and whether the output moves back
 
 # ------------------------------------------------------------------------------------- movement
 def move_back(maps: Tensor, displacement: Tensor, images: Tensor) -> Tensor:
-    """Move maps ``(m, C, h, w)`` by ``(m, 2)`` pixels of the image, rounded to whole cells."""
+    """Move maps ``(m, C, h, w)`` by ``(m, 2)`` pixels of the image, rounded to whole cells.
+
+    Args:
+        maps: ``(m, C, h, w)``.
+        displacement: ``(m, 2)``, in image pixels.
+        images: ``(m, 3, H, W)``.
+    """
     sizes = zip(maps.shape[2:], images.shape[2:], strict=True)
     zoom = torch.tensor([own / full for own, full in sizes])
     return translate(maps, (displacement * zoom).round().long())

@@ -206,6 +206,7 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait for a GPU's queue."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 

@@ -92,6 +92,11 @@ class Plan:
 def pipeline_of(cfg: Config, policy: Mapping[str, Any], budget: int) -> list[dict]:
     """The test pipeline with the views of a policy in the place of the one view.
 
+    Args:
+        cfg: with a test set.
+        policy: config of the policy.
+        budget: number of views.
+
     Raises:
         MMDiscardError: if the pipeline packs nothing.
     """

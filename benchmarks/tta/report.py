@@ -45,7 +45,13 @@ class ComparedModel:
         return [run[level]['rows'][ALONE][level] for run in self.runs]
 
     def metrics(self, row: str, budget: int, with_states: bool) -> list[float]:
-        """The metric of a row, per checkpoint."""
+        """The metric of a row, per checkpoint.
+
+        Args:
+            row: name of the merger.
+            budget: total.
+            with_states: with mmdiscard, or views alone.
+        """
         level = str(self.states[budget]) if with_states else '1'
         return [run[level]['rows'][row][str(budget)] for run in self.runs]
 
@@ -109,7 +115,13 @@ def _added(model: ComparedModel) -> list[str]:
 
 
 def added(model: ComparedModel, row: str, budget: int) -> Interval:
-    """TTA with mmdiscard over TTA alone at the same total budget, paired by checkpoint."""
+    """TTA with mmdiscard over TTA alone at the same total budget, paired by checkpoint.
+
+    Args:
+        model: results.
+        row: name of the merger.
+        budget: total.
+    """
     return paired_interval(model.metrics(row, budget, False), model.metrics(row, budget, True))
 
 
