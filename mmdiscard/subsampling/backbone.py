@@ -17,12 +17,12 @@ MOST_GUESSES = 24  # of the number of channels
 
 @contextmanager
 def inference_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule's own flag is back.
+    """Evaluation mode without gradients; afterwards every submodule has its own mode again.
 
-    Parameters ask for no gradients either, as PyTorch's counter of operations trips over one that
-    is handed from module to module. The flags come back one by one because some backbones override
-    `train` with side effects. One that is in training mode is told to evaluate first, as some
-    prepare themselves then.
+    Parameters require no gradients meanwhile, as PyTorch's counter of operations fails on one that
+    is handed from module to module. Modes are restored one by one because `train` of some backbones
+    has side effects. `eval` of a module in training mode is called first, as some prepare
+    themselves for inference in it.
     """
     flags = [(m, m.training) for m in module.modules()]
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""Whether a module of which nothing is known can be displaced as a strided layer can."""
+"""Whether a module of unknown content can be displaced in the way of a strided layer."""
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,14 @@ ENLARGED = (1, 4)  # borders may reach the middle of a map as small as it was me
 def displaces(module: nn.Module, layer: Layer) -> bool:
     """Whether extending its input displaces what it puts out, away from the borders.
 
-    What is inside may be anything: pooling by a function, a blur that pads by reflection, branches
-    of which one is strided. The input extended by ``R - d`` before and ``d`` after has to give one
-    more row and column, and without the first of each what the translated input gives.
+    It may hold anything: pooling by a function, a blur that pads by reflection, branches of which
+    one is strided. For an input that is extended by ``R - d`` before and ``d`` after it has to put
+    out one more row and column; without the first of each, that has to be its output for the
+    translated input.
 
     Args:
         module: maps ``(N, C, H, W)`` to ``(N, C', h, w)``; in evaluation mode.
-        layer: what a forward showed of it.
+        layer: its factor, and the shape of the input that it received in the backbone.
     """
     sizes = [tuple(side * times for side in layer.shape[2:]) for times in ENLARGED]
     return any(_displaces(module, layer, size) for size in sizes)

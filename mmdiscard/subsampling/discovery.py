@@ -4,14 +4,14 @@ Layers that subsample are grouped by input stride and factor, in execution order
 layer is on the trunk: spatial-reduction attention, for one, subsamples keys and values only. A
 group is on the trunk if and only if it is a *cut*: with its outputs held constant, the deepest
 feature map does not depend on the image. Members that the cut does not need are dropped, so a group
-is the smallest cut. Every other level must not depend on the group at all: where what it moves
-meets what it does not move, as at the skips of an encoder-decoder, no state of it agrees with
-itself.
+is the smallest cut. Every other output level must be independent of the group: where displaced maps
+meet maps that are not displaced, as at the skips of an encoder-decoder, no translation aligns the
+result.
 
 Where strided layers are no cut, because something beside them subsamples by a function, the module
 around both may be one: it is taken as a black box if displacing its input displaces its output.
 
-All of it takes two forwards: one at the size of the images, and a small one of another shape, which
+The backbone runs twice: at the size of the images, and on a small image of another shape, which
 shows whether the maps grow with the image.
 """
 
@@ -129,7 +129,7 @@ def _unsupported(backbone: nn.Module, layer: Layer) -> str:
 
 
 def group_of(members: Sequence[Layer], behind: Sequence[int]) -> SubsamplingGroup:
-    """The group of layers of one kind that nothing speaks against."""
+    """The group that layers of one kind make up."""
     names = tuple(member.name for member in members)
     stride, factor = members[0].kind
     return SubsamplingGroup(_common(names), names, factor, stride, tuple(behind))

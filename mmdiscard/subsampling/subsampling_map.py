@@ -14,7 +14,7 @@ from .strides import Layer, Shape, grows, spatial_size
 
 @dataclass(frozen=True)
 class SubsamplingMap:
-    """What one backbone looks like to the method.
+    """The subsampling groups of one backbone, and what else is known of its maps.
 
     Attributes:
         groups: trunk groups in execution order.
@@ -28,7 +28,7 @@ class SubsamplingMap:
         shapes: of every output level for an image of ``input_size``.
         channels_last: by output level, whether it is a map ``(N, h, w, C)``.
         fixed: whether maps keep their size when the size of the image changes.
-        unseen: strides that nothing which is searched or rejected explains: something subsamples
+        unseen: strides that are the product of no layer's or module's factors: something subsamples
             inside a forward, where no hook can reach it.
         layers: all that subsamples: strided layers, then modules around what does.
         deepest: the output level with the fewest cells.
