@@ -21,6 +21,7 @@ from ..execution import Levels
 from ..registry import ADAPTERS
 from ..subsampling.backbone import inference_mode
 from .backbone_patch import BackbonePatch
+from .input_watch import InputWatch
 from .method_patch import MethodPatch
 
 Predict = Callable[[Tensor, Any], Tensor]
@@ -37,7 +38,7 @@ class ModelAdapter:
     Attributes:
         backbone: the module that is searched, which maps images to output levels.
         backbone_patch: runs it, or replays features through it.
-        images_patch: of the method that receives the images of the model.
+        input_watch: sees what the part that is searched receives from the model.
 
     Raises:
         MMDiscardError: if the model has no part that gives logits.
@@ -59,11 +60,11 @@ class ModelAdapter:
         #: whether the model changes its images before the backbone receives them
         self.changes_images = False
         self._patches: list[MethodPatch] = []
+        self.input_watch = InputWatch(self.called_module(model))
         try:
             run_eagerly(model, self._patches)
             self.backbone_patch = BackbonePatch(self.backbone)
             self._patches.append(self.backbone_patch.forward)
-            self.images_patch = self.backbone_patch.forward
             self._entry: MethodPatch | None = None
         except BaseException:
             self.uninstall()
@@ -92,6 +93,11 @@ class ModelAdapter:
         """See `has_independent_classes`."""
         return self.has_independent_classes(self.model)
 
+    @staticmethod
+    def called_module(model: nn.Module) -> nn.Module:
+        """The module that the model calls with its images."""
+        return model.backbone
+
     def features(self, images: Tensor) -> Levels:
         """Run the backbone, ``(M, C, H, W)`` to its output levels."""
         return self.backbone_patch.run(images)
@@ -105,7 +111,7 @@ class ModelAdapter:
         if not self.changes_images:
             return images
         try:
-            args, kwargs = self.images_patch.received(lambda: self.run_plain(images, context))
+            args, kwargs = self.input_watch.received(lambda: self.run_plain(images, context))
         except LookupError:
             args, kwargs = (), {}
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
@@ -119,7 +125,7 @@ class ModelAdapter:
         """Whether the model makes images of ``in_channels`` for its backbone of ``images``."""
         try:
             context = self.default_context(images)
-            args, _ = self.images_patch.received(lambda: self.run_plain(images, context))
+            args, _ = self.input_watch.received(lambda: self.run_plain(images, context))
             return args[0].shape[1] == in_channels
         except Exception:  # whatever a model of others raises
             return False
@@ -211,6 +217,7 @@ class ModelAdapter:
     def uninstall(self) -> None:
         """Leave the model as it was."""
         vars(self.model).pop(ATTACHED, None)
+        self.input_watch.remove()
         while self._patches:
             self._patches.pop().remove()
 

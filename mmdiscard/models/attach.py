@@ -99,7 +99,7 @@ def attach(
         geometry = Geometry(hooks.space, found.strides)
         images = _model_image(adapter, found)
         probe = _Probe(adapter, hooks, found, images)
-        test = SelfTest(adapter, images) if self_test else None
+        test = SelfTest(adapter, images, found.small_size) if self_test else None
         if test is not None:
             test.observe()
         cost_model = probe.cost_model()
@@ -121,9 +121,10 @@ def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
     backbone, size = adapter.backbone, found.input_size
     likely = (normalised_channels(adapter.model), found.in_channels)
     channels = [c for c in (*likely, *plausible_channels(backbone)) if c]
-    images = [blank_image(backbone, size, c) for c in dict.fromkeys(channels)]
+    images = (blank_image(backbone, size, c) for c in dict.fromkeys(channels))
     with inference_mode(adapter.model):
-        return next((x for x in images if adapter.accepts(x, found.in_channels)), images[0])
+        accepted = (x for x in images if adapter.accepts(x, found.in_channels))
+        return next(accepted, blank_image(backbone, size, channels[0]))
 
 
 class _Probe:

@@ -48,35 +48,6 @@ class MethodPatch:
         finally:
             handlers.pop()
 
-    def received(self, call: Callable[[], Any]) -> tuple[tuple, dict]:
-        """Arguments of the first call of the method that ``call`` makes; ``call`` ends there.
-
-        Raises:
-            LookupError: if it makes none.
-        """
-
-        def stop(*args: Any, **kwargs: Any) -> None:
-            raise _Called(args, kwargs)
-
-        try:
-            with self.redirect(stop):
-                call()
-        except _Called as found:
-            return found.args
-        raise LookupError(self.name)
-
-    @contextmanager
-    def recorded(self) -> Iterator[list[tuple[tuple, dict]]]:
-        """Arguments of every call within the context, which goes on to the method."""
-        calls = []
-
-        def record(*args: Any, **kwargs: Any) -> Any:
-            calls.append((args, kwargs))
-            return self.original(*args, **kwargs)
-
-        with self.redirect(record):
-            yield calls
-
     def remove(self) -> None:
         """Put back what was there.
 
@@ -107,10 +78,6 @@ class MethodPatch:
         if self._was_own:
             return _identity, (self.original,)
         return _class_method, (self.module, self.name)
-
-
-class _Called(Exception):
-    """Carries the arguments of a call out of the model's code."""
 
 
 def _class_method(module: nn.Module, name: str) -> Any:

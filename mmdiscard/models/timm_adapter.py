@@ -54,12 +54,16 @@ class TimmAdapter(ModelAdapter):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._forward = self.images_patch = self._patch(model.model, 'forward')
+        self._forward = self._patch(model.model, 'forward')
         self._plain = model.predict
 
     @staticmethod
     def backbone_of(model: nn.Module) -> nn.Module:
         return TimmFeatures(model.model)
+
+    @staticmethod
+    def called_module(model: nn.Module) -> nn.Module:
+        return model.model
 
     def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
         with self.backbone_patch.replay(levels):

@@ -98,6 +98,16 @@ def test_what_a_model_does_to_its_images_is_done_to_every_state(cls, make, recei
         assert ensemble.evaluate(x, states).logits.shape[:2] == (2, 4)
 
 
+def test_what_a_hook_of_the_user_does_to_the_images_is_done_once():
+    x, plain = images(2), segmentor()
+    with mmdiscard.attach(plain, **FOUR):
+        expected = predicted(plain, x * 0.5 + 1)
+    model = segmentor()
+    model.backbone.register_forward_pre_hook(lambda module, args: (args[0] * 0.5 + 1,))
+    with mmdiscard.attach(model, **FOUR):
+        assert torch.equal(predicted(model, x), expected)
+
+
 def test_an_image_that_is_enlarged_first_is_displaced_in_its_own_pixels():
     model = of_class(Enlarged, segmentor)
     x = images(1)
