@@ -89,7 +89,8 @@ def load_config(name: str, data: Path, work_dir: Path, seed: int) -> Config:
     prepare_dataloaders(cfg)
     cfg.randomness.seed = seed
     cfg.work_dir = str(work_dir)
-    return cfg
+    # Every Runner prints its config, and formatting that takes longer than a test on small images.
+    return Config(cfg.to_dict(), filename=cfg.filename, format_python_code=False)
 
 
 def fingerprint(*parts: object) -> str:
