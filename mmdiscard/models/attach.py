@@ -34,7 +34,7 @@ from ..subsampling.backbone import blank_image, inference_mode, noise_image, pla
 from .adapters import ATTACHED, ModelAdapter, adapter_class, normalised_channels, unwrap
 from .ensemble import Ensemble
 from .pipeline import Pipeline
-from .self_test import SelfTest
+from .self_test import SelfTest, undisturbed
 
 
 def attach(
@@ -83,7 +83,7 @@ def attach(
     aggregator.check(adapter_type.dense)
     limits = MemoryLimits(max_rows, max_cache_bytes)
     which, input_size, in_channels = _subsampling_options(subsampling or {})
-    with ExitStack() as undo:
+    with undisturbed(model), ExitStack() as undo:
         adapter = adapter_type(model)
         undo.callback(adapter.uninstall)
         found = map_subsampling(
