@@ -1,6 +1,7 @@
 """The hook that lets MM's own test loop search and merge states."""
 
 import json
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,23 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..execution import DEFAULT_CACHE_BYTES
-from ..models import Ensemble, SearchResult, attach
+from ..models import Ensemble, SearchResult, attach, ensemble_of
 from ..registry import AGGREGATORS, HOOKS, SEARCHES, build
+from ..utils import write_text
 from .checkpoint import WeightCheck, check_checkpoint
 from .summary import describe
+
+#: ensembles that hooks attached; one that is still there before a test is of an interrupted one
+_attached_by_hooks: weakref.WeakSet[Ensemble] = weakref.WeakSet()
 
 
 @HOOKS.register_module()
 class SubsamplingSearchHook(Hook):
     """Test (and, if asked, validate) with discarded activations.
 
-    Before the test the runner's model is attached; afterwards a summary is logged and the model is
-    detached. Works with plain models, MM's TTA models and distributed wrappers alike.
+    Before the test an ensemble is attached to the runner's model; afterwards a summary is logged
+    and the model is detached. Works with plain models, MM's TTA models and distributed wrappers. A
+    model that an interrupted test left attached is detached before the next one.
 
     Args:
         subsampling: see `mmdiscard.attach`.
@@ -31,14 +37,15 @@ class SubsamplingSearchHook(Hook):
         max_cache_bytes: see `mmdiscard.attach`.
         val: also search during validation.
         dump: name of a file in the runner's log folder that gets one JSON line per image, with its
-            path and, for every pass (a view of TTA, a window of slide inference), the states and
-            their scores. It is written when all is done; until then, and where a run fails, every
-            process has its own in a file that ends in ``.incomplete``. None for no file.
+            path and, for every forward pass (a view of TTA, a window of slide inference), the
+            states and their scores. It is written at the end of the test; until then, and where a
+            run fails, each process writes to a file of its own that ends in ``.incomplete``. None
+            for no file.
         self_test: see `mmdiscard.attach`.
 
     Raises:
-        MMDiscardError: if the settings are wrong in themselves; what only the model can tell is
-            checked before the first image is read.
+        MMDiscardError: if a setting is wrong whatever the model is. Settings that do not fit the
+            model are refused before the first image is read.
     """
 
     def __init__(
@@ -80,6 +87,8 @@ class SubsamplingSearchHook(Hook):
 
     def before_test_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         self._results.clear()
+        if self.ensemble is not None:
+            self.ensemble.last = None  # stays so where no prediction of the batch uses a state
 
     before_val_iter = before_test_iter
 
@@ -106,7 +115,11 @@ class SubsamplingSearchHook(Hook):
             self._finish(runner, len(runner.val_loop.dataloader.dataset))
 
     def _attach(self, runner: Runner) -> None:
+        left = ensemble_of(runner.model)
+        if left in _attached_by_hooks:
+            left.detach()
         self.ensemble = attach(runner.model, **self.settings)
+        _attached_by_hooks.add(self.ensemble)
         self.ensemble.listeners.append(self._results.append)
         self._records = []
         if self.dump:
@@ -119,16 +132,17 @@ class SubsamplingSearchHook(Hook):
         ensemble.detach()
         records = collect_results(self._records, num_images, device='cpu')
         if is_main_process():
-            told = describe(ensemble.groups, records, ensemble.cost_model, ensemble.divisor)
-            runner.logger.info(told)
+            runner.logger.info(
+                describe(ensemble.groups, records, ensemble.cost_model, ensemble.divisor)
+            )
             if self.dump:
-                _write_lines(Path(runner.log_dir) / self.dump, records)
+                write_text(Path(runner.log_dir) / self.dump, _lines(records))
         if self.dump:
             _incomplete(runner, self.dump).unlink(missing_ok=True)
 
 
 def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
-    """What is kept of one image."""
+    """The states of one image in every forward pass, for the summary and the dump."""
     return {
         'img_path': str(sample.get('img_path', '')),
         'passes': [
@@ -142,7 +156,7 @@ def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
                 'size': list(result.size),
             }
             for result in results
-            if result.counts[index]  # where views and states compete, an image may go without
+            if result.counts[index]  # with one budget for views and states, an image may have none
         ],
     }
 
@@ -153,12 +167,8 @@ def _incomplete(runner: Runner, dump: str) -> Path:
 
 def _append_lines(path: Path, records: Sequence[dict]) -> None:
     with open(path, 'a', encoding='utf-8') as file:
-        file.writelines(json.dumps(record) + '\n' for record in records)
+        file.write(_lines(records))
 
 
-def _write_lines(path: Path, records: Sequence[dict]) -> None:
-    """Write all or nothing."""
-    partial = path.with_name(path.name + '.partial')
-    with open(partial, 'w', encoding='utf-8') as file:
-        file.writelines(json.dumps(record) + '\n' for record in records)
-    partial.replace(path)
+def _lines(records: Sequence[dict]) -> str:
+    return ''.join(json.dumps(record) + '\n' for record in records)

@@ -1,4 +1,4 @@
-"""What a test run says about its search."""
+"""Summary of the search, logged at the end of a test."""
 
 import operator
 from collections import Counter
@@ -16,18 +16,20 @@ def describe(
     cost_model: CostModel,
     divisor: tuple[int, int],
 ) -> str:
-    """A few lines on groups searched, states per image, cost, and which states won.
+    """A few lines on the groups searched, states per image, cost, and which states scored best.
 
-    Where images are cut into cells that do not fit them, a line names the cure.
+    Further lines say where no state was used, so that the metrics are those of the plain model, and
+    how to pad images that the stride does not divide.
 
     Args:
         groups: the searched groups.
-        records: per image a list of passes with states, scores, cost and size.
+        records: per image its forward passes, each with states, scores, cost, bound and size.
         cost_model: of the model.
-        divisor: what the sides of an image should be multiples of.
+        divisor: what the sides of an image should be multiples of, in pixels.
     """
     passes = [entry for record in records for entry in record['passes']]
     lines = ['mmdiscard summary', f'  groups searched: {"; ".join(map(_group, groups))}']
+    lines += _unused(records, passes)
     if passes:
         states, cost, bound = (
             sum(values) / len(passes)
@@ -46,6 +48,22 @@ def describe(
             *_uneven(passes, divisor),
         ]
     return '\n'.join(lines)
+
+
+def _unused(records: Sequence[dict], passes: Sequence[dict]) -> Iterator[str]:
+    """Images whose prediction is the plain model's."""
+    without = sum(not record['passes'] for record in records)
+    if without:
+        which = 'any image' if without == len(records) else f'{without} of {len(records)} images'
+        yield (
+            f'  no state was used for {which}: no prediction passed the searched model, so figures '
+            'are those of the plain model'
+        )
+    elif passes and not any(any(state) for entry in passes for state in entry['states']):
+        yield (
+            '  no state was used but the default one: figures are those of the plain model; raise '
+            'the budget of the search or loosen its gate'
+        )
 
 
 def _distribution(passes: Sequence[dict]) -> str:

@@ -1,14 +1,17 @@
 """The hook inside a real Runner, on image files of a real dataset."""
 
+import copy
 import json
 import logging
 from pathlib import Path
+from types import MethodType
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import dump
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 from small_models import SMALL_RESNET, classifier, classifier_config
@@ -38,7 +41,7 @@ def data(tmp_path_factory):
 def make_runner(data, tmp_path):
     """Builds a Runner with the hook; keyword arguments are the hook's."""
 
-    def make(tta=None, load_from=None, **hook):
+    def make(tta=None, load_from=None, training=False, compile=None, **hook):
         pack = dict(type='PackInputs')
         views = [[dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)], [pack]]
         last = dict(type='TestTimeAug', transforms=views) if tta else pack
@@ -74,6 +77,14 @@ def make_runner(data, tmp_path):
             log_level='INFO',
             experiment_name=tmp_path.name,
         )
+        if training:
+            config |= dict(
+                train_dataloader=copy.deepcopy(loader),
+                train_cfg=dict(by_epoch=True, max_epochs=2),
+                optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
+            )
+        if compile:
+            config['compile'] = compile
         runner = Runner.from_cfg(Config(config))
         model = getattr(runner.model, 'module', runner.model)
         model.load_state_dict(classifier().state_dict())
@@ -97,6 +108,26 @@ def logged(monkeypatch):
 
     monkeypatch.setattr(Runner, 'build_logger', build_logger)
     return lines
+
+
+class StopOnce(Hook):
+    """Ctrl-C after the first batch of the first test."""
+
+    stopped = False
+
+    def after_test_iter(self, runner, **kwargs):
+        if not self.stopped:
+            self.stopped = True
+            raise KeyboardInterrupt
+
+
+class Bypass(Hook):
+    """Gives the attached model its class's own `predict` back."""
+
+    priority = 'LOWEST'
+
+    def before_test(self, runner):
+        runner.model.predict = MethodType(type(runner.model).predict, runner.model)
 
 
 def dumped(runner):
@@ -212,3 +243,61 @@ def test_a_checkpoint_of_the_model_is_taken(make_runner, tmp_path):
     path = tmp_path / 'right.pth'
     torch.save(dict(state_dict=classifier().state_dict()), path)
     assert 'accuracy/top1' in make_runner(load_from=path, search=GREEDY).test()
+
+
+def test_a_test_after_an_interrupted_one_runs(make_runner, logged):
+    runner = make_runner(search=GREEDY, dump='states.jsonl')
+    runner.register_hook(StopOnce(), priority='LOWEST')
+    with pytest.raises(KeyboardInterrupt):
+        runner.test()
+    runner.test()
+    assert f'images: {IMAGES}, ' in '\n'.join(logged)  # those of the second test alone
+    assert len(dumped(runner)) == IMAGES
+    assert 'predict' not in vars(runner.model)
+
+
+def test_another_hook_takes_over_what_an_interrupted_test_left(make_runner):
+    first, second = make_runner(search=GREEDY), make_runner(search=GREEDY)
+    first.register_hook(StopOnce(), priority='LOWEST')
+    with pytest.raises(KeyboardInterrupt):
+        first.test()
+    second.model = first.model
+    assert 'accuracy/top1' in second.test()
+
+
+def test_an_ensemble_of_the_user_is_left_alone(make_runner):
+    runner = make_runner(search=GREEDY)
+    with mmdiscard.attach(runner.model, search=GREEDY) as ensemble:
+        with pytest.raises(MMDiscardError, match='attached to this model already'):
+            runner.test()
+        ensemble.predict(torch.zeros(1, 3, 64, 64))
+        assert ensemble.last is not None
+
+
+def test_predictions_that_pass_by_the_ensemble_are_reported(make_runner, logged):
+    runner, last = make_runner(search=GREEDY), []
+    runner.register_hook(Bypass())
+    hook = next(hook for hook in runner.hooks if isinstance(hook, SubsamplingSearchHook))
+    after = hook.after_test_iter
+    hook.after_test_iter = lambda *args, **kwargs: (
+        last.append(hook.ensemble.last),
+        after(*args, **kwargs),
+    )
+    runner.test()
+    assert 'no state was used for any image' in '\n'.join(logged)
+    assert last == [None] * 3
+
+
+def test_a_budget_of_one_is_reported_as_the_plain_model(make_runner, logged):
+    make_runner(search=dict(type='GreedySearch', budget=1)).test()
+    assert 'no state was used but the default one' in '\n'.join(logged)
+
+
+@pytest.mark.parametrize('compiled', [dict(backend='eager'), None])
+def test_validation_in_a_compiled_training_searches(make_runner, logged, compiled):
+    runner = make_runner(search=GREEDY, val=True, training=True, compile=compiled)
+    runner.train()
+    text = '\n'.join(logged)
+    assert text.count('mmdiscard summary') == 2 and 'states per image: 4.00' in text
+    assert ('has been "compiled"' in text) == bool(compiled)
+    assert 'predict' not in vars(runner.model)

@@ -73,3 +73,12 @@ def test_images_that_the_stride_does_not_divide_are_counted():
     assert 'model.data_preprocessor.test_cfg.size_divisor=32' in text
     assert 'divide' not in describe(GROUPS, records[::2])
     assert 'divide' not in describe(GROUPS, records, divisor=(1, 1))
+
+
+def test_it_says_where_no_state_was_used():
+    plain, searched = entry(None, states=((0, 0),)), entry(None)
+    assert 'no state was used' not in describe(GROUPS, [record(plain), record(searched)])
+    assert 'no state was used but the default one' in describe(GROUPS, [record(plain)] * 2)
+    none = describe(GROUPS, [record(), record()])
+    assert 'no state was used for any image' in none and 'those of the plain model' in none
+    assert 'no state was used for 1 of 2 images' in describe(GROUPS, [record(), record(searched)])

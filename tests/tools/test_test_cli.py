@@ -135,6 +135,38 @@ def test_tta_mirrors_where_the_config_names_no_views(make, config, checkpoint):
     assert cfg.custom_hooks[0].type == 'mmdiscard.SubsamplingSearchHook'
 
 
+NESTED = """
+one = dict(type='ImageNet', data_root='{data}', split='val', pipeline=[
+    dict(type='LoadImageFromFile'), dict(type='CenterCrop', crop_size=64), dict(type='PackInputs')])
+other = dict(one, pipeline=[
+    dict(type='LoadImageFromFile'), dict(type='CenterCrop', crop_size=48), dict(type='PackInputs')])
+test_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2, dataset=dict(
+    type='ConcatDataset', datasets=[one, other])))
+custom_hooks = [dict(
+    type='mmdiscard.SubsamplingSearchHook', search=dict(type='SpreadStates', budget=2))]
+"""
+
+
+def test_tta_reaches_every_data_set_inside_wrappers(
+    tool, write_config, checkpoint, folder, data, monkeypatch
+):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    config = write_config('nested', NESTED.format(data=data))
+    views = ['--tta', '--work-dir', folder / 'nested', '--out-item', 'metrics']
+    options = ['--cfg-options', 'test_dataloader.batch_size=1', 'experiment_name=nested']
+    argv = [config, checkpoint, *views, '--out', folder / 'nested.json', *options]
+    tool.main([str(arg) for arg in argv])
+    (log,) = (folder / 'nested').glob('*/*.log')
+    # Twice four images in each of two data sets, in two views each.
+    assert 'images: 16, forward passes without mmdiscard: 32' in log.read_text()
+
+
+def test_tta_without_a_pipeline_to_replace(fails, write_config, checkpoint):
+    more = "test_dataloader = dict(dataset=dict(_delete_=True, type='CIFAR10'))"
+    said = fails(write_config('no_pipeline', more), checkpoint, '--tta')
+    assert '--tta replaces the pipeline of the test set, and CIFAR10 has none' in said
+
+
 def test_options_come_before_flags_and_reach_into_lists(make, config, checkpoint):
     options = ['custom_hooks.0.search.budget=3', 'model.backbone.base_channels=8', 'work_dir=a']
     cfg = make(config, checkpoint, '--tta', '--work-dir', 'b', '--cfg-options', *options)
