@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mmengine
 import pytest
 import torch
 from integration.layouts import write_checkpoint, write_imagenet
@@ -306,18 +305,3 @@ def test_error_of_the_real_tool_is_one_line(checkpoint):
     assert done.returncode == 2
     assert 'mmdiscard: error: config not found: absent.py' in done.stderr
     assert 'Traceback' not in done.stderr
-
-
-# ---------------------------------------------------------------------------------- distributed
-def test_two_processes_predict_what_one_does(config, checkpoint, folder):
-    flags = ['--work-dir', folder / 'work', '--cfg-options', 'test_dataloader.dataset.indices=3']
-    one, two = folder / 'one.pkl', folder / 'two.pkl'
-    done = run_tool(config, checkpoint, '--out', one, *flags)
-    assert done.returncode == 0, done.stderr[-3000:]
-    shell = ['bash', ROOT / 'tools/dist_test.sh']
-    port = str(29500 + os.getpid() % 1000)
-    done = run_tool(config, checkpoint, 2, '--out', two, *flags, tool=shell, PORT=port)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for alone, shared in zip(mmengine.load(one), mmengine.load(two), strict=True):
-        assert alone['img_path'] == shared['img_path']
-        torch.testing.assert_close(alone['pred_score'], shared['pred_score'])
