@@ -83,6 +83,7 @@ def map_subsampling(
         loose = [layer for layer in trace.layers if rejected.get(layer.name) == OFF_TRUNK]
         if loose or trace.unseen:
             groups += _groups_of_modules(backbone, trace, loose, groups)
+    fixed = _is_fixed(trace, small, groups)
     order = {layer.name: layer.order for layer in (*trace.layers, *trace.modules)}
     taken = [name for group in groups for name in group.members]
     explained = {group.output_stride for group in groups}
@@ -92,10 +93,10 @@ def map_subsampling(
         rejected={n: why for n, why in rejected.items() if not any(within(n, m) for m in taken)},
         input_size=input_size,
         in_channels=trace.in_channels,
-        small_size=small.input_size,
+        small_size=input_size if fixed else small.input_size,
         shapes=trace.shapes,
         channels_last=trace.channels_last,
-        fixed=_is_fixed(trace, small, groups),
+        fixed=fixed,
         unseen=tuple(stride for stride in trace.unseen if stride not in explained),
         layers=(*trace.layers, *trace.modules),
         deepest=trace.deepest,

@@ -23,8 +23,8 @@ class SubsamplingMap:
         rejected: strided layers that are not searched, and why.
         input_size: ``(H, W)`` of the image it was traced with.
         in_channels: channels of the images that the backbone takes.
-        small_size: a smaller ``(H, W)`` at which the same layers run in the same order;
-            ``input_size`` if none was found.
+        small_size: a smaller ``(H, W)`` at which the same layers run in the same order and maps
+            have the same strides; ``input_size`` if none was found.
         shapes: of every output level for an image of ``input_size``.
         channels_last: by output level, whether it is a map ``(N, h, w, C)``.
         fixed: whether maps keep their size when the size of the image changes.
