@@ -5,7 +5,7 @@ from typing import Any
 
 from . import subsampling
 from .models import attach, searched_module
-from .models.adapters import normalised_channels
+from .models.wrappers import normalised_channels
 from .subsampling import OracleReport, SubsamplingGroup
 
 __all__ = ['attach', 'find_subsampling', 'translation_oracle']

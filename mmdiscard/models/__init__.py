@@ -1,17 +1,11 @@
 """mmdiscard inside MM models: adapters, `attach`, and the ensemble of states."""
 
-from .adapters import (
-    ClassifierAdapter,
-    ModelAdapter,
-    SegmentorAdapter,
-    adapter_class,
-    searched_module,
-    unwrap,
-)
+from .adapters import ClassifierAdapter, ModelAdapter, SegmentorAdapter
 from .attach import attach
 from .ensemble import Ensemble, ensemble_of
 from .results import SearchResult, StateOutputs
 from .timm_adapter import TimmAdapter
+from .wrappers import adapter_class, searched_module, unwrap
 
 __all__ = [
     'ClassifierAdapter',

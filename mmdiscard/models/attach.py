@@ -31,10 +31,11 @@ from ..subsampling import (
     select_groups,
 )
 from ..subsampling.backbone import blank_image, inference_mode, noise_image, plausible_channels
-from .adapters import ATTACHED, ModelAdapter, adapter_class, normalised_channels, unwrap
+from .adapters import ATTACHED, ModelAdapter
 from .ensemble import Ensemble
 from .pipeline import Pipeline
 from .self_test import SelfTest, undisturbed
+from .wrappers import adapter_class, normalised_channels, unwrap
 
 
 def attach(

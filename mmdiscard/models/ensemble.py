@@ -15,10 +15,11 @@ from ..errors import MMDiscardError
 from ..execution import CostModel, MemoryLimits, PrefixExecutor, ReferenceExecutor
 from ..search import Prices, Rows, Search, each_of
 from ..subsampling import Fingerprint, StateSpace, SubsamplingGroup
-from .adapters import ATTACHED, ModelAdapter, Predict, unwrap
+from .adapters import ATTACHED, ModelAdapter, Predict
 from .batch_inference import BatchInference
 from .pipeline import Pipeline
 from .results import SearchResult, StateOutputs
+from .wrappers import unwrap
 
 
 class Ensemble:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..aggregation import Aggregator
 from ..errors import MMDiscardError
-from ..models.adapters import unwrap
+from ..models import unwrap
 from ..models.batch_inference import BatchInference
 from ..models.ensemble import Ensemble, ensemble_of
 from ..models.results import SearchResult

@@ -13,8 +13,7 @@ from torch.utils.data import Subset
 
 from ..engine.data_subset import CalibrationImages, ordered_loader
 from ..errors import MMDiscardError
-from ..models import unwrap
-from ..models.adapters import adapter_class
+from ..models import adapter_class, unwrap
 from ..utils import Progress, innermost_datasets
 from .logit_cache import IGNORED, LogitCache
 from .models import DiscardClsTTA, DiscardSegTTA, DiscardTTA

@@ -9,7 +9,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from ..errors import MMDiscardError
-from ..models.adapters import adapter_class, unwrap
+from ..models import adapter_class, unwrap
 from ..registry import MERGERS, MODELS, build
 from .joint_budget import JointBudget, ViewLogits
 from .view_output import (
