@@ -28,7 +28,10 @@ from .adapters import ModelAdapter, Predict
 from .batch_inference import BatchInference
 from .pipeline import Pipeline
 
-PASS_BELOW = 0.5  # error of a displaced state over the effect of displacing
+# Error of a displaced state over the effect of displacing. Right groups of models with random
+# weights reach 0.6, wrong ones are near 1.
+PASS_BELOW = 0.5
+REFUSE_ABOVE = 0.7
 SWITCH_OFF = 'If that is as it should be, attach with self_test=False'
 IN_LEVEL, BEHIND_HEAD = 'in its deepest output', 'behind the head'
 
@@ -144,12 +147,12 @@ class SelfTest:
             return
         found = self._translated(pipeline, 0.5)
         where = max(found, key=found.get)
-        if found[where] < PASS_BELOW:
+        if found[where] < REFUSE_ABOVE:
             return
         names = ', '.join(group.name for group in pipeline.space.groups)
         raise MMDiscardError(
-            f'displacing the groups {names} does not act like translating the image: {where} the '
-            f'difference is {found[where]:.2f} of the effect, and has to stay below {PASS_BELOW}. '
+            f'displacing the groups {names} does not act like translating the image: {where} '
+            f'the difference is {found[where]:.2f} of the effect; below {REFUSE_ABOVE} is right. '
             'Check each group with `mmdiscard.translation_oracle` and leave out those that fail, '
             f'or set `input_size` to the size of your images. {SWITCH_OFF}'
         )
