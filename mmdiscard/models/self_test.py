@@ -32,6 +32,7 @@ from .pipeline import Pipeline
 # weights reach 0.6, wrong ones are near 1.
 PASS_BELOW = 0.5
 REFUSE_ABOVE = 0.7
+FOLLOWS_BELOW = 0.35  # the same ratio for a shift of the image by whole cells
 SWITCH_OFF = 'If that is as it should be, attach with self_test=False'
 IN_LEVEL, BEHIND_HEAD = 'in its deepest output', 'behind the head'
 
@@ -143,7 +144,7 @@ class SelfTest:
         where = max(found, key=found.get)
         # Where the model does not follow a shift by whole cells either (borders reach the centre of
         # small maps, attention over the whole map), nothing is known of the states.
-        if found[where] < 2 * own[where]:
+        if own[where] > FOLLOWS_BELOW:
             return
         found = self._translated(pipeline, 0.5)
         where = max(found, key=found.get)
@@ -186,14 +187,14 @@ class SelfTest:
     def _own_departure(self, pipeline: Pipeline) -> dict[str, float]:
         """The same for a shift of the image by whole cells of the deepest level, without states."""
         adapter = self.adapter
-        period = pipeline.space.period
-        image, moved = self._pair(period, 1.0)
+        cell = tuple(map(max, zip(*pipeline.geometry.strides, strict=True)))
+        image, moved = self._pair(cell, 1.0)
         levels = adapter.features(image), adapter.features(moved)
         level = deepest(levels[0])
-        departure = {IN_LEVEL: _shifted(levels[0][level], levels[1][level], image, period)}
+        departure = {IN_LEVEL: _shifted(levels[0][level], levels[1][level], image, cell)}
         if pipeline.aggregator.alignment.in_output_space:
             logits = [self._head(found, self._noise) for found in levels]
-            departure[BEHIND_HEAD] = _shifted(*logits, image, period)
+            departure[BEHIND_HEAD] = _shifted(*logits, image, cell)
         return departure
 
     def _pair(self, displacement: Sequence[int], share: float) -> tuple[Tensor, Tensor]:
