@@ -191,7 +191,8 @@ def record(before: AuditResults, records: list[BackboneRecord], complete: bool) 
     known = {one.key: one for one in (*before.records, *records)}
     kept = [known[key] for package, name, _ in entries() if (key := (package, name)) in known]
     write_results(RESULTS, AuditResults(kept, input_hashes() if complete else before.inputs))
-    write_atomically(PAGE, lambda path: path.write_text(page(kept), encoding='utf-8'))
+    text = page(read_results(RESULTS).records)  # of the rounded figures that were recorded
+    write_atomically(PAGE, lambda path: path.write_text(text, encoding='utf-8'))
 
 
 def main(argv: list[str] | None = None) -> None:
