@@ -30,7 +30,7 @@ from ..subsampling import (
     map_subsampling,
     select_groups,
 )
-from ..subsampling.backbone import blank_image, inference_mode, noise_image, plausible_channels
+from ..subsampling.backbone import blank_image, noise_image, plausible_channels
 from .adapters import ATTACHED, ModelAdapter
 from .ensemble import Ensemble
 from .pipeline import Pipeline
@@ -109,7 +109,7 @@ def attach(
         executor = PrefixExecutor(features, hooks, cost_model, probe.reentry_points(), limits)
         pipeline = Pipeline(adapter, executor, search, aggregator, geometry, cost_model)
         ensemble = Ensemble(pipeline, found.input_size)
-        adapter.install(lambda images, context: ensemble.predict(images, context))
+        adapter.install(ensemble.predict)
         if test is not None:
             test.check(pipeline)
         vars(model)[ATTACHED] = ensemble
@@ -123,13 +123,14 @@ def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
     likely = (normalised_channels(adapter.model), found.in_channels)
     channels = [c for c in (*likely, *plausible_channels(backbone)) if c]
     images = (blank_image(backbone, size, c) for c in dict.fromkeys(channels))
-    with inference_mode(adapter.model):
-        accepted = (x for x in images if adapter.accepts(x, found.in_channels))
-        return next(accepted, blank_image(backbone, size, channels[0]))
+    accepted = (x for x in images if adapter.accepts(x, found.in_channels))
+    return next(accepted, blank_image(backbone, size, channels[0]))
 
 
 class _Probe:
     """Runs a model once or twice on small inputs, to learn what attaching needs.
+
+    To be used inside `undisturbed`: in evaluation mode and without gradients.
 
     Args:
         adapter: of the model.
@@ -162,8 +163,7 @@ class _Probe:
             MMDiscardError: if the model does not run on images of that size.
         """
         try:
-            with inference_mode(self.adapter.model):
-                return measure_cost(self.hooks, self.adapter.features, self.head, self.image)
+            return measure_cost(self.hooks, self.adapter.features, self.head, self.image)
         except (RuntimeError, AssertionError, IndexError) as error:
             raise MMDiscardError(
                 f'the model does not run on an image of {tuple(self.image.shape[2:])}: {error}; if '
@@ -172,12 +172,11 @@ class _Probe:
 
     def merge_target(self, geometry: Geometry, aggregator: Aggregator) -> MergeTarget:
         """Shapes of the tensors that the aggregator merges."""
-        with inference_mode(self.adapter.model):
-            levels = self.adapter.features(self.image)
-            if aggregator.stage.head_after:
-                merged, read = levels, self.adapter.levels_read(levels, self.model_image)
-            else:
-                merged, read = (self.head(levels),), (True,)
+        levels = self.adapter.features(self.image)
+        if aggregator.stage.head_after:
+            merged, read = levels, self.adapter.levels_read(levels, self.model_image)
+        else:
+            merged, read = (self.head(levels),), (True,)
         model, size = self.adapter.model, tuple(self.image.shape[2:])
         channels = [tensor.shape[1] for tensor in merged]
         groups = self.hooks.space.groups
@@ -196,8 +195,7 @@ class _Probe:
             self.found.in_channels,
         )
         images = torch.cat([noise_image(backbone, size, channels, seed) for seed in (0, 1)])
-        with inference_mode(self.adapter.model):
-            return find_reentry_points(self.adapter.features, self.hooks, images)
+        return find_reentry_points(self.adapter.features, self.hooks, images)
 
 
 def _subsampling_options(

@@ -19,7 +19,7 @@ class BackbonePatch:
     runs on features that were computed elsewhere.
 
     Args:
-        backbone: gets an instance attribute ``forward`` until `remove`.
+        backbone: gets an instance attribute ``forward`` until that patch is removed.
 
     Attributes:
         forward: the patch of that method.
@@ -61,7 +61,3 @@ class BackbonePatch:
             return levels
         layouts = zip(levels, self.channels_last, strict=True)
         return tuple(level.permute(axes) if last else level for level, last in layouts)
-
-    def remove(self) -> None:
-        """Give the backbone its own `forward` back."""
-        self.forward.remove()

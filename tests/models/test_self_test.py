@@ -178,11 +178,6 @@ class HookedSkip(EncoderDecoder):
         return (*levels[:-1], levels[-1] + skip)
 
 
-class TwoInputs(EncoderDecoder):
-    def extract_feat(self, inputs):
-        return self.backbone(inputs, inputs.mean()) if self.two else super().extract_feat(inputs)
-
-
 class ReadsFeatures(LinearClsHead):
     def predict(self, feats, data_samples=None):
         samples = super().predict(feats, data_samples)
