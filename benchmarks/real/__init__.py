@@ -1,0 +1,1 @@
+"""Real models on real images: data, weights, training, and the tables of results."""
