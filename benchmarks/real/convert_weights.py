@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         backbone = {name: _rotated(value) for name, value in classifier.items()}
     else:
         named = timm_names(weights, args.model)
-        classifier = {f'model.{name}': value for name, value in named.items()}
+        classifier = named  # MMPretrain's TimmClassifier adds its prefix when it loads them
         backbone = {f'backbone.timm_model.{name}': value for name, value in named.items()}
     backbone = {name: value for name, value in backbone.items() if name.startswith('backbone.')}
     args.out.mkdir(parents=True, exist_ok=True)
