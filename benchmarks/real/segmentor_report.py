@@ -1,0 +1,218 @@
+"""Tables of the real segmentors, from the statistics of `benchmarks.real.segmentors`.
+
+python -m benchmarks.real.segmentor_report --split test
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common.tables import markdown_table
+
+from .segmentors import IN_TILES, OUT, PLAIN, TILE_SHARES, TILES, procedures
+
+DRAWS = 2000
+#: area of a view after padding to multiples of 32, in units of the plain view's
+AREAS = {'smaller': 288 * 384 / (384 * 480), 'larger': 480 * 608 / (384 * 480)}
+JSON = Path('benchmarks/real/segmentors.json')
+
+
+def miou(confusion: np.ndarray) -> np.ndarray:
+    """Mean over classes in percent: ``(..., K, K)`` counts -> ``(...)``."""
+    return 100 * class_iou(confusion).mean(-1)
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, 0..1: ``(..., K, K)`` -> ``(..., K)``."""
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return right / np.maximum(confusion.sum(-1) + confusion.sum(-2) - right, 1)
+
+
+class Trainings:
+    """Statistics of the trainings of one model on the same images.
+
+    Args:
+        paths: files of `benchmarks.real.segmentors`, one per training.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.name = paths[0].stem.split('_')[0]
+        loaded = [dict(np.load(path)) for path in paths]
+        self.seeds = len(loaded)
+        about = json.loads(str(loaded[0]['about']))
+        self.names: list[str] = about['procedures']
+        self.auto: int = about['auto']
+        self.costs = {int(group): costs for group, costs in about['costs'].items()}
+        self.named = procedures(self.auto, list(self.costs))
+        self.arrays = {
+            key: np.stack([one[key] for one in loaded]) for key in loaded[0] if key != 'about'
+        }
+        images = self.arrays['confusion'].shape[2]
+        draw = np.random.default_rng(0)
+        self.weights = draw.multinomial(images, [1 / images] * images, size=DRAWS)
+
+    def confusion(self, name: str) -> np.ndarray:
+        """``(seeds, images, K, K)``."""
+        return self.arrays['confusion'][:, self.names.index(name)]
+
+    def in_tiles(self, name: str, tile: int, share: float) -> np.ndarray:
+        """The same of a procedure that is used in the unsure tiles alone."""
+        indices = IN_TILES.index(name), TILES.index(tile), TILE_SHARES.index(share)
+        order = [one for one in self.names if one in IN_TILES].index(name)
+        return self.arrays['tiles'][:, order, :, indices[1], indices[2]]
+
+    def gain(self, after: np.ndarray, before: np.ndarray | None = None) -> tuple[float, ...]:
+        """Points of mIoU, mean over seeds, and its 95 % interval by bootstrap over images."""
+        before = self.confusion(PLAIN) if before is None else before
+
+        def mean_gain(weights: np.ndarray) -> np.ndarray:
+            """Of images drawn so many times: ``(draws, images)`` -> ``(draws,)``."""
+            values = [
+                np.mean([miou(np.tensordot(weights, one, 1)) for one in counts], axis=0)
+                for counts in (after, before)
+            ]
+            return values[0] - values[1]
+
+        drawn = mean_gain(self.weights)
+        return mean_gain(np.ones((1, before.shape[1])))[0], *np.percentile(drawn, [2.5, 97.5])
+
+    def cost(self, name: str) -> float:
+        """Multiply-accumulates in plain forwards."""
+        if name.startswith('paper'):
+            return float('nan')
+        total = 0.0
+        for atoms in self.named[name]:
+            area = AREAS.get(atoms[0].split()[0], 1.0)
+            for atom in atoms:
+                if ' group ' not in atom:
+                    total += area
+            groups = [int(atom.split('group ')[1].split()[0]) for atom in atoms if 'group' in atom]
+            if groups:
+                pair, four = self.costs[groups[0]]
+                extra = four if len(groups) == 3 else pair
+                # A displaced state whose default state is not computed costs a whole forward.
+                alone = len(groups) == len(atoms)
+                total += area * (1.0 if alone else extra - 1)
+        return total
+
+    def rows(self) -> list[dict]:
+        """A row per procedure."""
+        arrays = self.arrays
+        pixels = self.confusion(PLAIN).sum((1, 2, 3))
+        rows = []
+        for index, name in enumerate(self.names):
+            if name.startswith('shifted'):
+                continue
+            confusion = self.confusion(name)
+            rows.append(
+                dict(
+                    procedure=name,
+                    cost=self.cost(name),
+                    miou=float(np.mean(miou(confusion.sum(1)))),
+                    gain=self.gain(confusion),
+                    nll=float(np.mean(arrays['nll'][:, index].sum(1) / pixels)),
+                    ece=float(
+                        np.mean(np.abs(arrays['gap'][:, index].sum(1)).sum(1) / pixels) * 100
+                    ),
+                    mended=float(np.mean(arrays['mended'][:, index].sum(1) / pixels) * 100),
+                    broken=float(np.mean(arrays['broken'][:, index].sum(1) / pixels) * 100),
+                    per_class=(100 * class_iou(confusion.sum(1)).mean(0)).tolist(),
+                )
+            )
+        for place, name in enumerate((PLAIN, '2 states')):
+            row = next(row for row in rows if row['procedure'] == name)
+            row['unstable'] = float(100 * arrays['unstable'][:, place].mean())
+        return rows
+
+    def tile_rows(self) -> list[dict]:
+        """Gain of procedures that are used in a share of the tiles."""
+        return [
+            dict(
+                procedure=name,
+                tile=tile,
+                whole=self.gain(self.confusion(name)),
+                shares={
+                    share: self.gain(self.in_tiles(name, tile, share)) for share in TILE_SHARES
+                },
+            )
+            for name in IN_TILES
+            for tile in TILES
+        ]
+
+
+def interval(gain: Sequence[float]) -> str:
+    """``+0.69 [+0.49, +0.91]``."""
+    return f'{gain[0]:+.2f} [{gain[1]:+.2f}, {gain[2]:+.2f}]'
+
+
+def main_table(rows: Sequence[dict]) -> list[str]:
+    """Markdown of one model."""
+    header = ['procedure', 'cost', 'mIoU', 'gain', 'mended %', 'broken %', 'NLL', 'ECE', 'unstable']
+    return markdown_table(
+        header,
+        [
+            [
+                row['procedure'],
+                f'{row["cost"]:.2f}',
+                f'{row["miou"]:.2f}',
+                '' if row['procedure'] == PLAIN else interval(row['gain']),
+                f'{row["mended"]:.2f}',
+                f'{row["broken"]:.2f}',
+                f'{row["nll"]:.4f}',
+                f'{row["ece"]:.2f}',
+                f'{row["unstable"]:.2f}' if 'unstable' in row else '',
+            ]
+            for row in rows
+        ],
+    )
+
+
+def tile_table(rows: Sequence[dict]) -> list[str]:
+    """Markdown: gain against the share of tiles in which a procedure is used."""
+    header = ['procedure', 'tile', *(f'{share:.0%}' for share in TILE_SHARES), 'whole image']
+    return markdown_table(
+        header,
+        [
+            [
+                row['procedure'],
+                f'{row["tile"]} px',
+                *(f'{gain[0]:+.2f}' for gain in row['shares'].values()),
+                interval(row['whole']),
+            ]
+            for row in rows
+        ],
+        text_columns=2,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--split', choices=('val', 'test'), default='test')
+    args = parser.parse_args(argv)
+    by_model: dict[str, list[Path]] = {}
+    for path in sorted(OUT.glob(f'*_{args.split}.npz')):
+        by_model.setdefault(path.stem.rsplit('-seed', 1)[0], []).append(path)
+    results = []
+    for model, paths in by_model.items():
+        trainings = Trainings(paths)
+        images = trainings.confusion(PLAIN).shape[1]
+        rows, tiles = trainings.rows(), trainings.tile_rows()
+        print(f'\n### {model}: {trainings.seeds} trainings, {images} {args.split} images\n')
+        print('\n'.join(main_table(rows)))
+        print('\nUsed in the least sure tiles alone:\n')
+        print('\n'.join(tile_table(tiles)))
+        results.append(
+            dict(model=model, split=args.split, seeds=trainings.seeds, images=images)
+            | dict(group=trainings.auto, rows=rows, tiles=tiles)
+        )
+    JSON.write_text(json.dumps(results, indent=1, default=float) + '\n')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""What states, views and displaced images do for a real segmentor, image by image.
+
+    python -m benchmarks.real.segmentors CONFIG CHECKPOINT --split test
+
+Writes `work_dirs/real/segmentors/NAME_SPLIT.npz`, statistics per procedure and image, from which
+`benchmarks.real.segmentor_report` makes tables. An interrupted run goes on with the next image.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmdiscard.tta.view_output import split_views
+from mmdiscard.utils import Progress
+
+from .segmentor_atoms import IMAGE_STEPS, SegmentorAtoms
+
+OUT = Path('work_dirs/real/segmentors')
+BINS = 15
+PLAIN = 'plain'
+TILE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.6)
+TILES = (60, 30)
+IN_TILES = ('2 states', '4 states', 'flip', 'flip, 4 states each', 'three sizes')
+Procedure = list[tuple[str, ...]]  # per view, the atoms whose logits are averaged
+
+
+def procedures(auto: int, groups: Sequence[int]) -> dict[str, Procedure]:
+    """Every procedure: the mean over views of the softmax of mean logits.
+
+    Args:
+        auto: position of the group used where none is named.
+        groups: positions of all groups.
+    """
+
+    def states(view: str, indices: Sequence[int], group: int = auto) -> tuple[str, ...]:
+        return (view, *(f'{view} group {group} state {index}' for index in indices))
+
+    def sizes(*indices: int) -> Procedure:
+        return [states(view, indices) for view in ('smaller', PLAIN, 'larger')]
+
+    def sizes_flip(*indices: int) -> Procedure:
+        return sizes(*indices) + [
+            states(view, indices) for view in ('smaller flip', 'flip', 'larger flip')
+        ]
+
+    found: dict[str, Procedure] = {
+        PLAIN: [(PLAIN,)],
+        'paper, 4 states': [('paper',)],
+        '2 states': [states(PLAIN, (3,))],
+        '4 states': [states(PLAIN, (1, 2, 3))],
+    }
+    for group in groups:
+        if group != auto:
+            found[f'2 states, group {group}'] = [states(PLAIN, (3,), group)]
+            found[f'4 states, group {group}'] = [states(PLAIN, (1, 2, 3), group)]
+    for step in IMAGE_STEPS:
+        found[f'image by {step} px'] = [(PLAIN, f'image {step} {step}')]
+    return found | {
+        'image by 2 px, 4 states': [(PLAIN, 'image 2 2', 'image 0 2', 'image 2 0')],
+        '2 states, image by 8 px': [(*states(PLAIN, (3,)), 'image 8 8')],
+        'flip': [(PLAIN,), ('flip',)],
+        'flip, 2 states each': [states(PLAIN, (3,)), states('flip', (3,))],
+        'flip, 4 states each': [states(PLAIN, (1, 2, 3)), states('flip', (1, 2, 3))],
+        'flip, opposite states': [(PLAIN,), (f'flip group {auto} state 3',)],
+        'three sizes': sizes(),
+        'three sizes, 2 states each': sizes(3),
+        'three sizes and flip': sizes_flip(),
+        'three sizes and flip, 2 states each': sizes_flip(3),
+        'shifted': [('shifted',)],
+        'shifted, 2 states': [('shifted', 'shifted state 3')],
+    }
+
+
+def merged(atoms: Mapping[str, Tensor], procedure: Procedure) -> Tensor:
+    """Probabilities ``(K, H, W)``."""
+    views = [torch.stack([atoms[name] for name in names]).mean(0) for names in procedure]
+    return torch.stack([logits.softmax(0) for logits in views]).mean(0)
+
+
+class Statistics:
+    """What is kept of one image, per procedure.
+
+    Args:
+        labels: ``(H, W)`` long; values from ``K`` on are ignored.
+        plain: probabilities ``(K, H, W)`` of the plain model.
+    """
+
+    def __init__(self, labels: Tensor, plain: Tensor) -> None:
+        self.classes = len(plain)
+        self.counted = labels < self.classes
+        self.labels = labels[self.counted]
+        self.plain = plain.argmax(0)
+        self.entropy = -(plain * plain.clamp(min=1e-12).log()).sum(0)
+
+    def confusion(self, prediction: Tensor) -> np.ndarray:
+        """Counts ``(K, K)`` of label and prediction ``(H, W)``."""
+        index = self.labels * self.classes + prediction[self.counted]
+        return index.bincount(minlength=self.classes**2).view(self.classes, -1).numpy()
+
+    def of(self, probabilities: Tensor) -> dict[str, np.ndarray]:
+        """All numbers of one procedure."""
+        confidence, prediction = probabilities.max(0)
+        right = prediction[self.counted] == self.labels
+        was_right = self.plain[self.counted] == self.labels
+        p_label = probabilities[:, self.counted].gather(0, self.labels[None])[0]
+        confidence = confidence[self.counted]
+        bins = (confidence * BINS).long().clamp(max=BINS - 1)
+        gap = torch.bincount(bins, weights=right.double() - confidence, minlength=BINS)
+        return {
+            'confusion': self.confusion(prediction),
+            'nll': -p_label.clamp(min=1e-12).log().sum(dtype=torch.float64).numpy(),
+            'gap': gap.numpy(),
+            'mended': (right & ~was_right).sum().numpy(),
+            'broken': (~right & was_right).sum().numpy(),
+        }
+
+    def in_tiles(self, probabilities: Tensor) -> np.ndarray:
+        """Confusions ``(tile sizes, shares, K, K)``, the procedure used in unsure tiles alone."""
+        prediction = probabilities.argmax(0)
+        return np.stack(
+            [
+                np.stack(
+                    [
+                        self.confusion(
+                            torch.where(self._unsure(tile, share), prediction, self.plain)
+                        )
+                        for share in TILE_SHARES
+                    ]
+                )
+                for tile in TILES
+            ]
+        )
+
+    def _unsure(self, tile: int, share: float) -> Tensor:
+        """The tiles with the highest mean entropy: ``(H, W)`` bool."""
+        means = F.avg_pool2d(self.entropy[None, None], tile, ceil_mode=True)[0, 0]
+        chosen = torch.zeros_like(means, dtype=torch.bool).flatten()
+        chosen[means.flatten().topk(round(share * means.numel())).indices] = True
+        height, width = self.entropy.shape
+        grown = chosen.view(means.shape).repeat_interleave(tile, 0).repeat_interleave(tile, 1)
+        return grown[:height, :width]
+
+
+def statistics_of(atoms: Mapping[str, Tensor], labels: Tensor, named: Mapping[str, Procedure]):
+    """Arrays ``(P, ...)`` of one image."""
+    statistics = Statistics(labels, merged(atoms, named[PLAIN]))
+    rows, tiles, predictions = [], [], {}
+    for name, procedure in named.items():
+        probabilities = merged(atoms, procedure)
+        rows.append(statistics.of(probabilities))
+        predictions[name] = probabilities.argmax(0)
+        if name in IN_TILES:
+            tiles.append(statistics.in_tiles(probabilities))
+    arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    arrays['tiles'] = np.stack(tiles)
+    inner = (slice(1, -1), slice(1, -1))  # not what moved in over the border
+    arrays['unstable'] = np.array(
+        [
+            (predictions[a][inner] != predictions[b][inner]).float().mean().item()
+            for a, b in ((PLAIN, 'shifted'), ('2 states', 'shifted, 2 states'))
+        ]
+    )
+    return arrays
+
+
+def images_of(config: Config, split: str) -> Iterator[tuple[list, Tensor]]:
+    """Views and labels ``(H, W)`` of every image of a split."""
+    from mmseg.registry import DATASETS
+
+    dataset = config[f'{split}_dataloader'].dataset
+    dataset.pipeline = config.tta_pipeline
+    dataset = DATASETS.build(dataset)
+    for index in range(len(dataset)):
+        views = split_views(pseudo_collate([dataset[index]]))
+        yield views, views[2]['data_samples'][0].gt_sem_seg.data[0].long()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('config', type=Path)
+    parser.add_argument('checkpoint', type=Path)
+    parser.add_argument('--split', choices=('val', 'test'), default='test')
+    parser.add_argument('--step', type=int, default=1, help='every so many images')
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    config = Config.fromfile(args.config)
+    atoms = SegmentorAtoms(config, args.checkpoint)
+    named = procedures(atoms.auto, list(atoms.groups))
+    name = f'{args.checkpoint.parent.name}_{args.split}'
+    kept = OUT / name
+    kept.mkdir(parents=True, exist_ok=True)
+    total = len(list((Path(config.data_root) / 'labels' / args.split).iterdir()))
+    progress = Progress(-(-total // args.step), f'images of {name}')
+    for index, (views, labels) in enumerate(images_of(config, args.split)):
+        if index % args.step:
+            continue
+        path = kept / f'{index:04d}.npz'
+        if not path.is_file():
+            with torch.no_grad():
+                np.savez(path, **statistics_of(dict(atoms.of(views)), labels, named))
+        progress.step()
+    paths = sorted(kept.glob('*.npz'))
+    loaded = [dict(np.load(path)) for path in paths]
+    about = dict(procedures=list(named), auto=atoms.auto, costs=atoms.costs)
+    arrays = {key: np.stack([one[key] for one in loaded], axis=1) for key in loaded[0]}
+    np.savez_compressed(OUT / f'{name}.npz', about=json.dumps(about), **arrays)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
