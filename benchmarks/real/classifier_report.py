@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.common.statistics import Interval, paired_interval
 from benchmarks.common.tables import markdown_table
+from mmdiscard.utils import write_json
 
 from .classifiers import LOGITS, MODELS
 
@@ -99,6 +100,7 @@ class Logits:
     """
 
     def __init__(self, path: Path) -> None:
+        self.name = path.stem
         self.model, self.size, self.corruption = path.stem.rsplit('_', 2)
         self.arrays = dict(np.load(path))
         self.labels = self.arrays.pop('labels')
@@ -149,20 +151,22 @@ class Logits:
         return Row(
             procedure=name,
             cost=self.cost(PROCEDURES[name]),
-            top1=hits.mean(),
+            top1=float(hits.mean()),
             gain=(gain.mean, gain.half_width),
-            chosen_on=(hits - plain)[half].mean(),
+            chosen_on=float((hits - plain)[half].mean()),
             reported_on=(reported.mean, reported.half_width),
             mended=int((hits > plain).sum()),
             broken=int((hits < plain).sum()),
-            nll=-log_p[np.arange(len(hits)), self.labels].mean(),
+            nll=float(-log_p[np.arange(len(hits)), self.labels].mean()),
             ece=calibration_error(np.exp(log_p.max(1)), hits / 100),
             unstable=self._unstable(name, logits),
         )
 
     def _unstable(self, name: str, logits: np.ndarray) -> float | None:
         shifted = self.mean(SHIFTED.get(name, ('none',)))
-        return None if shifted is None else 100 * (shifted.argmax(1) != logits.argmax(1)).mean()
+        if shifted is None:
+            return None
+        return float(100 * (shifted.argmax(1) != logits.argmax(1)).mean())
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -175,7 +179,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     """Expected calibration error in percent: confidences and hits ``(N,)`` in 0..1, 15 bins."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=BINS)
-    return 100 * np.abs(gaps).sum() / len(right)
+    return float(100 * np.abs(gaps).sum() / len(right))
 
 
 def pooled(files: Sequence[Logits], procedure: str) -> Interval | None:
@@ -236,20 +240,21 @@ def pooled_table(by_model: Mapping[str, Sequence[Logits]]) -> list[str]:
 def main() -> int:
     """Print the tables and write them as JSON; returns the exit status."""
     files = [Logits(path) for path in sorted(LOGITS.glob('*.npz'))]
-    results = []
+    results = {}
     for one in files:
         rows = one.rows()
         print(f'\n### {one.model}, {one.size} px, corruption: {one.corruption}\n')
         print('\n'.join(table(rows)))
         names = dict(model=one.model, size=int(one.size), corruption=one.corruption)
-        results.append(names | dict(images=len(one.labels), rows=[asdict(row) for row in rows]))
+        rows = [asdict(row) for row in rows]
+        results[one.name] = names | dict(images=len(one.labels), rows=rows)
     clean = {
         model: [one for one in files if one.model == model and one.corruption == 'none']
         for model in MODELS
     }
     print('\n### Pooled over sizes\n')
     print('\n'.join(pooled_table({model: ones for model, ones in clean.items() if ones})))
-    JSON.write_text(json.dumps(results, indent=1, default=float) + '\n')
+    write_json(JSON, results)
     return 0
 
 

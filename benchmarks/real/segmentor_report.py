@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common.tables import markdown_table
+from mmdiscard.utils import write_json
 
 from .segmentors import IN_TILES, OUT, PLAIN, TILE_SHARES, TILES, procedures
 
 DRAWS = 2000
 #: area of a view after padding to multiples of 32, in units of the plain view's
 AREAS = {'smaller': 288 * 384 / (384 * 480), 'larger': 480 * 608 / (384 * 480)}
+CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car')
+CLASSES += ('pedestrian', 'bicyclist')
 JSON = Path('benchmarks/real/segmentors.json')
 
 
@@ -78,7 +81,8 @@ class Trainings:
             return values[0] - values[1]
 
         drawn = mean_gain(self.weights)
-        return mean_gain(np.ones((1, before.shape[1])))[0], *np.percentile(drawn, [2.5, 97.5])
+        here = mean_gain(np.ones((1, before.shape[1])))[0]
+        return tuple(map(float, (here, *np.percentile(drawn, [2.5, 97.5]))))
 
     def cost(self, name: str) -> float:
         """Multiply-accumulates in plain forwards."""
@@ -171,6 +175,13 @@ def main_table(rows: Sequence[dict]) -> list[str]:
     )
 
 
+def class_table(rows: Sequence[dict]) -> list[str]:
+    """Markdown: the IoU of every class, for procedures that are compared most."""
+    shown = [row for row in rows if row['procedure'] in (PLAIN, *IN_TILES)]
+    body = [[row['procedure'], *(f'{iou:.1f}' for iou in row['per_class'])] for row in shown]
+    return markdown_table(['procedure', *CLASSES], body)
+
+
 def tile_table(rows: Sequence[dict]) -> list[str]:
     """Markdown: gain against the share of tiles in which a procedure is used."""
     header = ['procedure', 'tile', *(f'{share:.0%}' for share in TILE_SHARES), 'whole image']
@@ -197,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     by_model: dict[str, list[Path]] = {}
     for path in sorted(OUT.glob(f'*_{args.split}.npz')):
         by_model.setdefault(path.stem.rsplit('-seed', 1)[0], []).append(path)
-    results = []
+    results = {}
     for model, paths in by_model.items():
         trainings = Trainings(paths)
         images = trainings.confusion(PLAIN).shape[1]
@@ -206,11 +217,10 @@ def main(argv: list[str] | None = None) -> int:
         print('\n'.join(main_table(rows)))
         print('\nUsed in the least sure tiles alone:\n')
         print('\n'.join(tile_table(tiles)))
-        results.append(
-            dict(model=model, split=args.split, seeds=trainings.seeds, images=images)
-            | dict(group=trainings.auto, rows=rows, tiles=tiles)
-        )
-    JSON.write_text(json.dumps(results, indent=1, default=float) + '\n')
+        about = dict(model=model, split=args.split, seeds=trainings.seeds, images=images)
+        results[model] = about | dict(group=trainings.auto, rows=rows, tiles=tiles)
+    if args.split == 'test':
+        write_json(JSON, results)
     return 0
 
 
