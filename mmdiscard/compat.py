@@ -26,10 +26,9 @@ PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     'mmseg': ('1.2', ('mmsegmentation', 'onedl-mmsegmentation')),
 }
 REQUIRED = ('mmengine',)
-INSTALL_HINT = (
-    "pip install 'mmdiscard[onedl]' or, for OpenMMLab's own releases, "
-    "pip install 'mmdiscard[openmmlab]'"
-)
+# What each distribution of the stack is installed with; `setup.cfg` has the same as extras.
+ONEDL = 'pip install onedl-mmengine onedl-mmcv onedl-mmpretrain onedl-mmsegmentation torchvision'
+OPENMMLAB = "pip install mmengine 'mmcv<2.2' mmpretrain mmsegmentation ftfy regex torchvision"
 
 
 def is_importable(package: str) -> bool:
@@ -50,6 +49,22 @@ def installed_version(package: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def install_hint() -> str:
+    """The command that installs all MM packages, of the distribution that is there already."""
+    names = {name for _, names in PACKAGES.values() for name in names if _has_metadata(name)}
+    if not names:
+        return f"{ONEDL} or, for OpenMMLab's own releases, {OPENMMLAB}"
+    return ONEDL if any(name.startswith('onedl-') for name in names) else OPENMMLAB
+
+
+def _has_metadata(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -74,13 +89,13 @@ def require(package: str, why: str) -> None:
     lowest = PACKAGES[package][0]
     if not is_importable(package):
         raise MissingPackageError(
-            f'{package} is not installed, but {why}. Install it: {INSTALL_HINT}'
+            f'{package} is not installed, but {why}. Install it: {install_hint()}'
         )
     version = installed_version(package)
     if version is not None and _release(version) < _release(lowest):
         raise MissingPackageError(
             f'{package} {version} is too old: {why}, which needs '
-            f'{package} >= {lowest}. Update it: {INSTALL_HINT}'
+            f'{package} >= {lowest}. Update it: {install_hint()}'
         )
 
 
@@ -103,16 +118,37 @@ def map_scopes_to_installed_names() -> None:
     MMEngine accepts an import name in the place of a distribution name, both when it resolves
     ``_base_`` and in ``mmengine.hub.get_config``. With OpenMMLab's own releases nothing changes;
     without mmseg neither, so that MMEngine's message still names what to install.
+
+    ``mmdiscard::`` is made known as well. It names a module of the package: the folder of that is
+    the package in use, where the one of the distribution may be another, or none (a checkout).
     """
     if not is_importable('mmengine'):
         return  # check_versions says so in better words
     from mmengine.config.utils import MODULE2PACKAGE
 
-    try:
-        metadata.version(MODULE2PACKAGE['mmseg'])
-    except metadata.PackageNotFoundError:
-        if is_importable('mmseg'):
-            MODULE2PACKAGE['mmseg'] = 'mmseg'
+    MODULE2PACKAGE['mmdiscard'] = 'mmdiscard.version'
+    if not _has_metadata(MODULE2PACKAGE['mmseg']) and is_importable('mmseg'):
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
+
+
+def build_own_configs_in_the_scope_of_the_run() -> None:
+    """Let what a base config of ``mmdiscard::`` holds be looked up as if the user had written it.
+
+    MMEngine looks up all of a base config in the package that the config is of. Those of mmdiscard
+    are made of the parts of MMPretrain and MMSegmentation.
+    """
+    if not is_importable('mmengine'):
+        return
+    from mmengine.config import Config
+
+    get_cfg_path = Config._get_cfg_path
+
+    def with_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = get_cfg_path(cfg_path, filename)
+        return path, None if scope == 'mmdiscard' else scope
+
+    Config._get_cfg_path = staticmethod(with_scope)
 
 
 map_scopes_to_installed_names()
+build_own_configs_in_the_scope_of_the_run()

@@ -1,8 +1,11 @@
 """Both distributions of the stack, simulated through package metadata and the import machinery."""
 
+import re
 import subprocess
 import sys
+from configparser import ConfigParser
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -10,9 +13,13 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 
 from mmdiscard import compat
+from mmdiscard.engine.config import read_config
 from mmdiscard.errors import MissingPackageError, MMDiscardError
 
 SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
+
+OWN_SEGFORMER = 'mmdiscard::ade20k/segformer_mit-b0_spread-b4_8xb2-160k_ade20k-512x512.py'
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -38,11 +45,13 @@ def distributions(monkeypatch):
     return install
 
 
-def test_scope_of_another_package_is_found(tmp_path):
+@pytest.mark.parametrize('name', [SEGFORMER, OWN_SEGFORMER])
+def test_scope_of_another_package_is_found(tmp_path, name):
     path = tmp_path / 'config.py'
-    path.write_text(f"_base_ = '{SEGFORMER}'\n")
+    path.write_text(f"_base_ = '{name}'\n")
     assert Config.fromfile(path).model.type == 'EncoderDecoder'
-    assert get_config(SEGFORMER).model.type == 'EncoderDecoder'
+    assert get_config(name).model.type == 'EncoderDecoder'
+    assert read_config(name).model.type == 'EncoderDecoder'
 
 
 @pytest.mark.parametrize(
@@ -92,8 +101,34 @@ def test_unsupported(distributions, installed, said):
     distributions(installed)
     with pytest.raises(MissingPackageError, match=said) as raised:
         compat.check_versions()
-    assert "pip install 'mmdiscard[onedl]'" in str(raised.value)
-    assert '[openmmlab]' in str(raised.value)
+    assert str(raised.value).endswith(f': {compat.OPENMMLAB}')
+
+
+@pytest.mark.parametrize(
+    ('installed', 'hint'),
+    [
+        ({'onedl-mmengine': '0.10.12'}, compat.ONEDL),
+        ({'mmengine': '0.10.7', 'mmcv': '2.1.0'}, compat.OPENMMLAB),
+        ({}, f"{compat.ONEDL} or, for OpenMMLab's own releases, {compat.OPENMMLAB}"),
+    ],
+)
+def test_the_hint_names_the_distribution_that_is_there(distributions, installed, hint):
+    distributions(installed)
+    assert compat.install_hint() == hint
+
+
+@pytest.mark.parametrize('extra', ['onedl', 'openmmlab'])
+def test_the_hint_names_what_the_extra_has(extra):
+    setup = ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    wanted = setup['options.extras_require'][extra].split()
+    names = {requirement_name(one) for one in wanted} - {'numpy'}
+    command = getattr(compat, extra.upper()).replace("'", '').split()[2:]
+    assert {requirement_name(one) for one in command} == names
+
+
+def requirement_name(requirement: str) -> str:
+    return re.split('[<>=]', requirement)[0]
 
 
 def test_require_says_why(distributions):

@@ -1,80 +1,9 @@
-"""Fit mergers of test-time augmentation to the training set.
-
-    python tools/fit_tta.py CONFIG CHECKPOINT --merger all            # with the config's states
-    python tools/fit_tta.py CONFIG CHECKPOINT --merger gps --plain    # for TTA without mmdiscard
-
-The views are those of the config's tta_pipeline. Their logits on a random subset of the training
-set are cached in FOLDER/logits: an interrupted run continues from there, and other mergers are
-fitted to the same logits. Every merger gets a file, for
-
-    tta_model = dict(type='mmdiscard.DiscardClsTTA', merger=dict(type='GPSMerger', file='...'))
-"""
-
-import argparse
-import sys
-from pathlib import Path
+"""`python -m mmdiscard.fit_tta`, with a clear message where mmdiscard is not installed."""
 
 import _bootstrap  # noqa: F401  (before anything reads a config)
 
 from mmdiscard.engine import cli
-from mmdiscard.engine.checkpoint import check_checkpoint_file
-from mmdiscard.engine.config import load_config
-from mmdiscard.engine.data_subset import SPLITS
-from mmdiscard.engine.launcher import prepare_launcher
-from mmdiscard.tta.labelled_views import LabelledViews
-from mmdiscard.tta.merger_fitting import MERGERS, FitRequest, fit
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='weights: a file or a URL')
-    parser.add_argument(
-        '--merger', choices=[*MERGERS, 'all'], default='all', help='merger to fit (default: all)'
-    )
-    parser.add_argument(
-        '--plain', action='store_true', help='fit to plain views, without mmdiscard'
-    )
-    parser.add_argument('--images', type=int, default=2000, help='number of images (default: 2000)')
-    parser.add_argument(
-        '--split', choices=SPLITS, default='train', help='split of the images (default: train)'
-    )
-    parser.add_argument('--seed', type=int, default=0, help='of the subset (default: 0)')
-    parser.add_argument('--pixels', type=int, default=64, help='per segmented image (default: 64)')
-    parser.add_argument('--gps-views', type=int, default=3, help='number of GPS views (default: 3)')
-    parser.add_argument(
-        '--gps-likelihood',
-        action='store_true',
-        help='choose by the likelihood of calibrated probabilities, as in the GPS paper',
-    )
-    parser.add_argument('--folder', type=Path, help='of the files (default: WORK_DIR/tta)')
-    cli.add_run_arguments(parser)
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    cfg = load_config(args)
-    check_checkpoint_file(args.checkpoint)
-    prepare_launcher(cfg, args)
-    gps = dict(count=args.gps_views, likelihood=args.gps_likelihood)
-    request = FitRequest(
-        config=args.config,
-        checkpoint=args.checkpoint,
-        folder=args.folder or Path(cfg.work_dir, 'tta'),
-        mergers=list(MERGERS.values()) if args.merger == 'all' else [MERGERS[args.merger]],
-        images=LabelledViews(args.split, args.images, args.seed),
-        plain=args.plain,
-        pixels=args.pixels,
-        options={'GPSMerger': gps},
-    )
-    try:
-        fit(cfg, request)
-    except KeyboardInterrupt:
-        sys.exit('\nInterrupted. Finished images are kept: the same command continues from there.')
-
+from mmdiscard.fit_tta import main
 
 if __name__ == '__main__':
     cli.run(main)

@@ -3,6 +3,8 @@
 import argparse
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -30,8 +32,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = read_config(args.config)
     apply_options(cfg, args.cfg_options, args.config)
     package_of(cfg, args.config)
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
-    if Path(cfg.work_dir).resolve() == Path(args.config).resolve().parent:
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
+    if Path(cfg.work_dir).resolve() == Path(cfg.filename).resolve().parent:
         # MMEngine's Runner writes the resolved config into the work dir, under the same name.
         raise MMDiscardError(
             f'the work dir {cfg.work_dir} is the folder of {args.config}: the '
@@ -54,20 +56,57 @@ def apply_options(cfg: Config, options: Mapping | None, path: str) -> None:
 
 
 def read_config(path: str) -> Config:
-    """``Config.fromfile`` with one clear error.
+    """``Config.fromfile`` with one clear error; the path may be a name, ``mmseg::FOLDER/FILE.py``.
 
     Raises:
         MMDiscardError: The file is missing or cannot be read.
-        MissingPackageError: It inherits from, or imports, a package that is not installed.
+        MissingPackageError: It is in, inherits from, or imports a package that is not installed.
     """
-    if not os.path.isfile(path):
-        raise MMDiscardError(f'config not found: {path}')
     try:
-        return Config.fromfile(path)
+        return Config.fromfile(config_file(path))
     except ImportError as error:
-        raise MissingPackageError(f'{path}: {error}. Install it: {compat.INSTALL_HINT}') from error
+        raise MissingPackageError(
+            f'{path}: {error}. Install it: {compat.install_hint()}'
+        ) from error
     except (OSError, SyntaxError, NameError, KeyError, TypeError) as error:
         raise MMDiscardError(f'cannot read {path}: {type(error).__name__}: {error}') from error
+
+
+def config_file(path: str) -> str:
+    """The file of a config: ``path`` itself, or where an installed package has ``PACKAGE::PATH``.
+
+    MM packages carry their configs in the folder ``.mim/configs``.
+
+    Raises:
+        MMDiscardError: There is no such file.
+        MissingPackageError: The package is not installed.
+    """
+    package, separator, name = path.partition('::')
+    if not separator:
+        if not os.path.isfile(path):
+            raise MMDiscardError(f'config not found: {path}')
+        return path
+    if package in compat.PACKAGES:
+        compat.require(package, f'{path} is a config of it')
+    found = find_spec(package) if package.isidentifier() else None
+    configs = Path(found.origin).parent / '.mim' / 'configs' if found and found.origin else None
+    if configs is None or not configs.is_dir():
+        raise MMDiscardError(f'config not found: {path}: no package {package!r} with configs')
+    if not (configs / name).is_file():
+        raise MMDiscardError(f'config not found: {path}{_similar(package, name, configs)}')
+    return str(configs / name)
+
+
+def _similar(package: str, name: str, configs: Path) -> str:
+    """What the user may have meant, to be put behind a message."""
+    names = [file.relative_to(configs).as_posix() for file in configs.glob('*/*.py')]
+    by_file = {Path(one).name: one for one in names}
+    near = get_close_matches(Path(name).with_suffix('.py').name, by_file, n=2, cutoff=0.8)
+    return (
+        '; similar names: ' + ', '.join(f'{package}::{by_file[one]}' for one in near)
+        if near
+        else ''
+    )
 
 
 def package_of(cfg: Config, path: str) -> str:
@@ -131,6 +170,15 @@ def is_discard_type(config: dict) -> bool:
     if isinstance(kind, type):
         return kind.__module__.partition('.')[0] == 'mmdiscard'
     return str(kind).startswith('mmdiscard.')
+
+
+def search_hook_of(cfg: Config) -> ConfigDict | None:
+    """The config's `SubsamplingSearchHook`, to be read or changed; None if it has none."""
+    for hook in cfg.get('custom_hooks') or []:
+        kind = hook.get('type')
+        if getattr(kind, '__name__', str(kind)).endswith('SubsamplingSearchHook'):
+            return hook
+    return None
 
 
 def make_plain(cfg: Config) -> None:

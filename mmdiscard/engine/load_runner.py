@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..errors import MMDiscardError
 from ..models import unwrap
 from .checkpoint import WeightCheck, check_checkpoint_file
-from .config import make_plain
+from .config import make_plain, search_hook_of
 
 SETTINGS = (
     'subsampling',
@@ -55,15 +55,14 @@ def search_settings(cfg: Config) -> dict[str, Any]:
     Raises:
         MMDiscardError: if it has no such hook.
     """
-    for hook in cfg.get('custom_hooks') or []:
-        kind = hook.get('type')
-        if getattr(kind, '__name__', str(kind)).endswith('SubsamplingSearchHook'):
-            settings = {name: hook[name] for name in SETTINGS if hook.get(name) is not None}
-            return Config(settings).to_dict()
-    raise MMDiscardError(
-        'the config has no SubsamplingSearchHook, which says what groups are searched and how '
-        'states are merged; add one to custom_hooks'
-    )
+    hook = search_hook_of(cfg)
+    if hook is None:
+        raise MMDiscardError(
+            'the config has no SubsamplingSearchHook, which says what groups are searched and how '
+            'states are merged; add one to custom_hooks'
+        )
+    settings = {name: hook[name] for name in SETTINGS if hook.get(name) is not None}
+    return Config(settings).to_dict()
 
 
 def load_runner(cfg: Config, checkpoint: str) -> Runner:

@@ -10,9 +10,9 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 import mmdiscard
+from mmdiscard import test as tool
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / 'tools/test.py'
 PUBLISHED = sorted(
     path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
     for name in WRITERS
@@ -118,14 +118,6 @@ def test_settings_fit_the_model(name):
         assert ensemble.budget == budget
 
 
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('mmdiscard_test_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def arguments(name: str, flags: str, folder: Path) -> list[str]:
     """The command line that tests a config on four images, all of it written to ``folder``."""
     cfg = read(name)
@@ -150,7 +142,7 @@ def check_outcome(name: str, flags: str, folder: Path) -> None:
     ('name', 'flags'),
     [*ALWAYS, *(pytest.param(*run, marks=pytest.mark.slow) for run in SLOW)],
 )
-def test_runs_to_a_metric(name, flags, tool, tmp_path, monkeypatch):
+def test_runs_to_a_metric(name, flags, tmp_path, monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.chdir(tmp_path)
     tool.main(arguments(name, flags, tmp_path))

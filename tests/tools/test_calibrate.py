@@ -1,6 +1,5 @@
 """`tools/calibrate.py` on real scenes with real Runners: choosing, resuming, sharing, refusing."""
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -16,12 +15,12 @@ from torch.nn import functional as F
 
 import mmdiscard
 from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
+from mmdiscard import calibrate as tool
 from mmdiscard.calibration.state_calibration import StateCalibration
 from mmdiscard.engine import cli
 from mmdiscard.engine.config import make_plain
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / 'tools' / 'calibrate.py'
 SCENES = DigitSceneParams(
     seg_images=(5, 7, 3), seg_size=48, seg_glyph_px=(14.0, 20.0), cls_images=(10, 10, 10)
 )
@@ -47,14 +46,6 @@ test_dataloader = dict(test_dataloader, dataset=dict(
     test_dataloader['dataset'],
     data_prefix=dict(img_path='images/val', seg_map_path='labels/val')))
 """
-
-
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('mmdiscard_calibrate_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -85,7 +76,7 @@ def checkpoint(config, folder):
 
 
 @pytest.fixture
-def calibrate(tool, tmp_path, monkeypatch):
+def calibrate(tmp_path, monkeypatch):
     """Runs the tool in this process; what it wrote."""
     monkeypatch.delenv('LOCAL_RANK', raising=False)
 
@@ -98,7 +89,7 @@ def calibrate(tool, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def fails(tool, tmp_path, monkeypatch, capsys):
+def fails(tmp_path, monkeypatch, capsys):
     """The one line that a command line ends in."""
     monkeypatch.delenv('LOCAL_RANK', raising=False)
 
@@ -212,7 +203,7 @@ def test_images_come_from_all_data_sets_of_a_wrapper(calibrate, config, checkpoi
     assert found['calibrated']['images'] == 7 + 5
 
 
-def test_two_processes_find_what_one_does(calibrate, tool, config, checkpoint, tmp_path):
+def test_two_processes_find_what_one_does(calibrate, config, checkpoint, tmp_path):
     options = ['--budget', '2', '--images', '5', '--candidates', '4']
     gate = ['--gate', 'entropy', '--cost', '2', '--images', '5']
     one = calibrate(config, checkpoint, *options)
@@ -287,7 +278,7 @@ def test_requests_that_make_no_sense_are_refused(fails, config, checkpoint, flag
 
 
 @pytest.mark.parametrize('flags', [[], ['--gate', 'entropy'], ['--gate', 'margin', '--budget', 3]])
-def test_budget_and_cost_go_with_what_is_calibrated(tool, flags, capsys):
+def test_budget_and_cost_go_with_what_is_calibrated(flags, capsys):
     with pytest.raises(SystemExit):
         tool.parse_args(['a.py', 'a.pth', *map(str, flags)])
     assert '--cost' in capsys.readouterr().err

@@ -11,11 +11,11 @@ import torch
 from integration.layouts import write_checkpoint, write_imagenet
 from mmengine.config import Config
 
+from mmdiscard import test as tool
 from mmdiscard.engine import cli, launcher
 from mmdiscard.engine.checkpoint import check_checkpoint_file
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / 'tools' / 'test.py'
 SEGFORMER = ROOT / 'configs/ade20k/segformer_mit-b0_spread-b4_8xb2-160k_ade20k-512x512.py'
 SMALL_RESNET = """
 _base_ = '{base}'
@@ -27,14 +27,6 @@ test_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(data_root='{dat
     dict(type='PackInputs')]))
 {more}
 """
-
-
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('mmdiscard_test_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -69,14 +61,14 @@ def checkpoint(config, folder):
 
 
 @pytest.fixture
-def make(tool, monkeypatch):
+def make(monkeypatch):
     """The config that a command line leads to."""
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     return lambda *argv: tool.make_config(tool.parse_args([str(arg) for arg in argv]))
 
 
 @pytest.fixture
-def fails(tool, monkeypatch, capsys):
+def fails(monkeypatch, capsys):
     """The one line that a command line ends in."""
     monkeypatch.delenv('LOCAL_RANK', raising=False)
 
@@ -93,21 +85,15 @@ def fails(tool, monkeypatch, capsys):
     return fails
 
 
-def run_tool(*argv, tool=(sys.executable, TOOL), **env) -> subprocess.CompletedProcess:
-    command = [str(arg) for arg in (*tool, *argv)]
-    environment = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable} | env
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-
 # --------------------------------------------------------------------------------------- flags
 @pytest.mark.parametrize('package', ['mmpretrain', 'mmseg'])
-def test_knows_every_flag_of_the_packages_own_tool(package, tool):
+def test_knows_every_flag_of_the_packages_own_tool(package):
     source = Path(importlib.util.find_spec(package).origin).parent / '.mim/tools/test.py'
     if not source.exists():
         pytest.skip(f'{package} is installed without its tools')
     words = source.read_text().replace(',', ' ').replace("'", ' ').split()
     theirs = {word for word in words if word.startswith('--') and word.strip('-')}
-    ours = TOOL.read_text() + Path(cli.__file__).read_text()
+    ours = Path(tool.__file__).read_text() + Path(cli.__file__).read_text()
     assert {flag for flag in theirs if f"'{flag}'" not in ours} == set()
 
 
@@ -147,7 +133,7 @@ custom_hooks = [dict(
 
 
 def test_tta_reaches_every_data_set_inside_wrappers(
-    tool, write_config, checkpoint, folder, data, monkeypatch
+    write_config, checkpoint, folder, data, monkeypatch
 ):
     monkeypatch.setenv('LOCAL_RANK', '0')
     config = write_config('nested', NESTED.format(data=data))
@@ -222,6 +208,12 @@ def test_config_missing(fails, checkpoint):
     assert 'config not found: absent.py' in fails('absent.py', checkpoint)
 
 
+def test_config_of_a_package_missing(fails, checkpoint):
+    said = fails('mmpretrain::resnet/resnet18_8xb32_in1k.yp', checkpoint)
+    assert 'similar names: mmpretrain::resnet/resnet18_8xb32_in1k.py' in said
+    assert "no package 'mmnot' with configs" in fails('mmnot::resnet/a.py', checkpoint)
+
+
 def test_config_broken(fails, folder, checkpoint):
     path = folder / 'broken.py'
     path.write_text('model = dict(\n')
@@ -248,7 +240,7 @@ def test_package_of_the_config_missing(fails, checkpoint, monkeypatch):
     monkeypatch.setattr('mmengine.config.config.is_installed', lambda package: False)
     said = fails(SEGFORMER, checkpoint)
     assert 'not installed' in said
-    assert "pip install 'mmdiscard[onedl]'" in said
+    assert 'Install it: pip install ' in said
 
 
 def test_config_would_be_overwritten(fails, config, checkpoint, folder):
@@ -294,14 +286,16 @@ def test_launcher_that_cannot_work(fails, config, checkpoint, name, monkeypatch)
     assert 'dist_test.sh' in fails(config, checkpoint, '--launcher', name)
 
 
-def test_out_item_needs_out(tool, capsys):
+def test_out_item_needs_out(capsys):
     with pytest.raises(SystemExit):
         tool.parse_args(['a.py', 'a.pth', '--out-item', 'metrics'])
     assert '--out-item needs --out' in capsys.readouterr().err
 
 
-def test_error_of_the_real_tool_is_one_line(checkpoint):
-    done = run_tool('absent.py', checkpoint)
+def test_error_of_the_real_command_is_one_line(checkpoint):
+    command = [sys.executable, '-m', 'mmdiscard.test', 'absent.py', checkpoint]
+    environment = os.environ | {'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2
     assert 'mmdiscard: error: config not found: absent.py' in done.stderr
     assert 'Traceback' not in done.stderr

@@ -1,9 +1,7 @@
 """`tools/train_aggregator.py`: real trainings of the aggregator alone, interrupted and not."""
 
-import importlib.util
 import multiprocessing
 import os
-import sys
 from pathlib import Path
 
 import mmengine
@@ -14,12 +12,13 @@ from mmengine.config import Config
 from torch import distributed
 
 from benchmarks.demo.digit_scenes import DigitSceneParams, make_digit_scenes
+from mmdiscard import test as test_tool
+from mmdiscard import train_aggregator as tool
 from mmdiscard.engine import cli
 from mmdiscard.learned import AggregatorLearner
 from mmdiscard.learned.learned_aggregator import ENTRY
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / 'tools' / 'train_aggregator.py'
 CONFIG = """
 _base_ = '{root}/configs/demo/{base}.py'
 train_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(data_root='{data}'))
@@ -51,20 +50,6 @@ aggregator_training['search'] = dict(type='SpreadStates', budget=4)
 """
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(f'mmdiscard_{path.stem}_tool', path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    spec.loader.exec_module(module)
-    sys.path.remove(str(path.parent))
-    return module
-
-
-@pytest.fixture(scope='module')
-def tool():
-    return load(TOOL)
-
-
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     params = DigitSceneParams(cls_images=(20, 4, 4), seg_images=(8, 4, 4), seg_size=64)
@@ -92,7 +77,7 @@ def write(tmp_path_factory, data):
 
 
 @pytest.fixture
-def train(tool, monkeypatch, tmp_path):
+def train(monkeypatch, tmp_path):
     """Run the tool in this process; what its `aggregator.pth` holds."""
     monkeypatch.delenv('LOCAL_RANK', raising=False)
 
@@ -130,7 +115,7 @@ def test_a_trained_aggregator_is_small_and_tests_with_any_budget(write, train, t
 def test_once(config, checkpoint, tmp_path):
     out = tmp_path / 'metrics.json'
     options = ['--out', str(out), '--out-item', 'metrics', '--work-dir', str(tmp_path / 'test')]
-    load(ROOT / 'tools' / 'test.py').main([config, checkpoint, *options])
+    test_tool.main([config, checkpoint, *options])
     return mmengine.load(out)
 
 
@@ -170,7 +155,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(write, train, tmp_path,
     assert same(resumed, whole) and resumed['meta']['epoch'] == whole['meta']['epoch']
 
 
-def test_two_processes_train_what_one_does(tool, write, train, tmp_path):
+def test_two_processes_train_what_one_does(write, train, tmp_path):
     config, checkpoint = write('two', more=FIXED)
     # Plain gradient descent: AdamW turns a gradient that is nothing but rounding into a full step.
     options = ['--cfg-options', 'aggregator_training.epochs=2']
@@ -222,7 +207,7 @@ def test_all_data_sets_in_wrappers_are_trained_on(write, train, tmp_path, monkey
 
 # ------------------------------------------------------------------------------------ bad input
 @pytest.fixture
-def fails(tool, monkeypatch, capsys, tmp_path):
+def fails(monkeypatch, capsys, tmp_path):
     """The one line that a command line ends in."""
     monkeypatch.delenv('LOCAL_RANK', raising=False)
 

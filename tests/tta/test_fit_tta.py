@@ -1,6 +1,5 @@
 """From a config and a checkpoint to files of mergers that the TTA models take."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from mmengine.config import ConfigDict
 
 from mmdiscard import MMDiscardError
+from mmdiscard import fit_tta as tool
 from mmdiscard.engine.config import use_tta
 from mmdiscard.engine.load_runner import build_runner
 from mmdiscard.tta.labelled_views import LabelledViews
@@ -164,11 +164,7 @@ def test_impossible_numbers_are_refused(changes, message, demo_model, tmp_path):
 
 # ---------------------------------------------------------------------------------------- the tool
 def test_the_tool_writes_what_it_was_asked_for(demo_model, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     monkeypatch.delenv('LOCAL_RANK', raising=False)
-    spec = importlib.util.spec_from_file_location('fit_tta_tool', ROOT / 'tools/fit_tta.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     cfg, checkpoint = demo_model('classifier', '_greedy-b4')
     cfg.dump(str(tmp_path / 'config.py'))
     argv = [tmp_path / 'config.py', checkpoint, '--merger', 'gps', '--plain', '--images', '6']

@@ -1,0 +1,88 @@
+"""Flags that add the search to a config that knows nothing of it, or change a config's own."""
+
+import argparse
+from inspect import signature
+
+from mmengine.config import Config, ConfigDict
+
+from ..errors import MMDiscardError
+from ..registry import SEARCHES, lookup
+from ..search.budget import Budget
+from .config import search_hook_of
+
+#: values of `groups` that are words; anything else is a list
+WORDS = ('auto', 'all', 'inner')
+
+
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--states``, ``--cost`` and ``--groups``."""
+    parser.add_argument(
+        '--states',
+        type=int,
+        metavar='N',
+        help='number of states per image; adds mmdiscard to a config that does not use it',
+    )
+    parser.add_argument(
+        '--cost',
+        type=float,
+        metavar='C',
+        help='as many states (of --states at most) as cost C plain forwards, such as 1.5',
+    )
+    parser.add_argument(
+        '--groups',
+        type=parse_groups,
+        metavar='G',
+        help='groups to search: auto, all, inner, or names and positions with commas between '
+        'them (--groups=-1 is the deepest)',
+    )
+
+
+def has_search_flags(args: argparse.Namespace) -> bool:
+    return not (args.states is None and args.cost is None and args.groups is None)
+
+
+def parse_groups(text: str) -> str | list[str | int]:
+    """``'auto'`` as it is; ``'layer3.0,-1'`` as ``['layer3.0', -1]``."""
+    if text in WORDS:
+        return text
+    keys = [key.strip() for key in text.split(',')]
+    return [int(key) if key.removeprefix('-').isdecimal() else key for key in keys]
+
+
+def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
+    """Let the config's `SubsamplingSearchHook` do what the flags say; without one, add it.
+
+    A flag replaces the one setting that it names: ``--states`` and ``--cost`` the budget of the
+    search, ``--groups`` the groups. The rest stays as it is in the config, or the default.
+
+    Raises:
+        MMDiscardError: The budget is below 1, or the search of the config has none.
+    """
+    if not has_search_flags(args):
+        return
+    hook = search_hook_of(cfg) or _add_hook(cfg)
+    if args.groups is not None:
+        hook.subsampling = dict(hook.get('subsampling') or {}, groups=args.groups)
+    if args.states is None and args.cost is None:
+        return
+    search = hook.get('search') or dict(type='SpreadStates')
+    if 'budget' not in signature(lookup(SEARCHES, search['type'])).parameters:
+        raise MMDiscardError(
+            f'--states and --cost set the budget of a search, and {search["type"]} of the config '
+            'has none; change its own settings with --cfg-options'
+        )
+    budget = args.states if args.cost is None else dict(states=args.states, cost=args.cost)
+    Budget.parse(budget)
+    hook.search = dict(search, budget=budget)
+
+
+def _add_hook(cfg: Config) -> ConfigDict:
+    """A hook with default settings, and the import that registers it where `cfg` is run again."""
+    imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
+    names = imports['imports']
+    names = [names] if isinstance(names, str) else list(names)
+    if 'mmdiscard' not in names:
+        cfg.custom_imports = dict(imports, imports=[*names, 'mmdiscard'])
+    new = ConfigDict(type='mmdiscard.SubsamplingSearchHook')
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), new]
+    return cfg.custom_hooks[-1]
