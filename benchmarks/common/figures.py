@@ -67,7 +67,7 @@ def pyplot():
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'mmdiscard[demo]'") from error
+        raise ImportError('figures need matplotlib: pip install matplotlib') from error
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 

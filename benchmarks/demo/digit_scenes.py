@@ -112,9 +112,7 @@ def split_handwriting(
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            'the digit scenes need scikit-learn: pip install mmdiscard[demo]'
-        ) from error
+        raise ImportError('the digit scenes need scikit-learn: pip install scikit-learn') from error
     data = load_digits()
     order = np.random.default_rng(params.seed).permutation(len(data.target))
     cuts = np.round(np.cumsum(params.handwriting)[:2] * len(order)).astype(int)

@@ -105,7 +105,7 @@ def test_missing_scikit_learn_is_named(tmp_path, monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, '__import__', without_sklearn)
-    with pytest.raises(ImportError, match=r'pip install mmdiscard\[demo\]'):
+    with pytest.raises(ImportError, match='pip install scikit-learn'):
         make_digit_scenes(tmp_path / 'digits', SMALL)
 
 
