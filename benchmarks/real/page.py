@@ -37,9 +37,9 @@ def segmentor_sections(results: Sequence[dict]) -> list[str]:
     lines = [
         '## Segmentors',
         '',
-        'CamVid, 480 x 360 pixels; mIoU; 95 % intervals by paired bootstrap over images. *States*',
-        'without a group are of the deepest group that all levels read by the head have passed; they',
-        'are aligned exactly.',
+        'CamVid, 480 x 360 pixels; mIoU; 95 % intervals by paired bootstrap over images.',
+        '*States* without a group are of the deepest group that all levels read by the head have',
+        'passed; they are aligned exactly.',
     ]
     for one in results:
         title = f'{one["model"]}: {one["seeds"]} training(s), {one["images"]} {one["split"]} images'
@@ -59,9 +59,9 @@ def classifier_sections(results: Sequence[dict]) -> list[str]:
     lines = [
         '## Classifiers',
         '',
-        'ImageNet validation images; top-1 in percent; logits are averaged; 95 % intervals of paired',
-        'differences. *Gain* is on all images. *Chosen on* and *reported on* are two halves of them',
-        '(seed 0): what was chosen by looking was chosen on the first and counts on the second.',
+        'ImageNet validation images; top-1 in percent; logits are averaged; 95 % intervals of',
+        'paired differences. *Gain* is on all images. *Chosen on* and *reported on* are two halves',
+        '(seed 0): what was chosen by looking was chosen on the first, and counts on the second.',
     ]
     for one in results:
         title = f'{one["model"]}, {one["size"]} px'
