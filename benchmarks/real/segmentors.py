@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     config = Config.fromfile(args.config)
     atoms = SegmentorAtoms(config, args.checkpoint)
     named = procedures(atoms.auto, list(atoms.groups))
-    name = f'{args.checkpoint.parent.name}_{args.split}'
+    name = f'{args.checkpoint.stem}_{args.split}'
     kept = OUT / name
     kept.mkdir(parents=True, exist_ok=True)
     total = len(list((Path(config.data_root) / 'labels' / args.split).iterdir()))

@@ -3,8 +3,8 @@
     python -m benchmarks.real.train CONFIG [--seed 0]
 
 As MMSegmentation's own `tools/train.py`, on one thread, with the memory layout that is fast for
-depthwise convolutions. Writes `work_dirs/real/NAME-seedN/`; an interrupted training goes on when it
-is run again.
+depthwise convolutions. Works in `work_dirs/real/NAME-seedN/`; an interrupted training goes on when
+it is run again. At the end the weights are kept in half precision, as `benchmarks/real/checkpoints/`.
 """
 
 import argparse
@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch import nn
+
+CHECKPOINTS = Path('benchmarks/real/checkpoints')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +33,18 @@ def main(argv: list[str] | None = None) -> int:
     runner = Runner.from_cfg(config)
     runner.model.to(memory_format=torch.channels_last)
     runner.train()
+    keep_half(runner.model, CHECKPOINTS / f'{Path(config.work_dir).name}.pth')
     return 0
+
+
+def keep_half(model: nn.Module, path: Path) -> None:
+    """Write what a test needs of a model, in half precision."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+    torch.save({'state_dict': weights}, path)
 
 
 if __name__ == '__main__':
