@@ -4,7 +4,7 @@
 
 As MMSegmentation's own `tools/train.py`, on one thread, with the memory layout that is fast for
 depthwise convolutions. Works in `work_dirs/real/NAME-seedN/`; an interrupted training goes on when
-it is run again. In the end the weights are kept in half precision in `benchmarks/real/checkpoints/`.
+it is run again. In the end the weights are kept in half precision: `benchmarks/real/checkpoints`.
 """
 
 import argparse
