@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ('mmdiscard', 'benchmarks', 'tests', 'tools', 'configs')
-FILES = ('pyproject.toml', 'setup.cfg', 'README.md', 'LICENSE', 'conftest.py', 'model-index.yml')
+FILES = ('pyproject.toml', 'setup.cfg', 'setup.py', 'README.md', 'LICENSE', 'model-index.yml')
 MIM = 'mmdiscard/.mim'
 OWN_CONFIG = """
 _base_ = 'mmdiscard::demo/classifier_greedy-b4.py'
@@ -47,8 +47,9 @@ def test_the_package_is_complete(wheel):
     assert modules | {'mmdiscard/py.typed'} <= set(wheel.namelist())
 
 
-def test_it_carries_configs_and_tools(wheel):
-    carried = {n.removeprefix(f'{MIM}/') for n in wheel.namelist() if n.startswith(MIM)}
+@pytest.mark.parametrize('folder', [f'{MIM}/', '.dist-info/.mim/'])
+def test_it_carries_configs_and_tools(wheel, folder):
+    carried = {name.partition(folder)[2] for name in wheel.namelist() if folder in name}
     configs = files(ROOT / 'configs', '*.py', '*.yml')
     tools = files(ROOT / 'tools', '*.py', '*.sh')
     assert carried == configs | tools | {'model-index.yml', 'configs/README.md'}
