@@ -1,5 +1,5 @@
 # ResNet-50 on ImageNet with learned search and aggregation, trained as in the paper:
-# `tools/train_aggregator.py` first, then `tools/test.py`, both with this config.
+# `mmdiscard.train_aggregator` first, then `mmdiscard.test`, both with this config.
 _base_ = [
     'mmpretrain::resnet/resnet50_8xb32_in1k.py',
     '../_base_/runtime.py',

@@ -25,11 +25,14 @@ def prepare_launcher(cfg: Config, args: argparse.Namespace) -> None:
         return
     if args.launcher != 'pytorch':
         raise MMDiscardError(
-            f'--launcher {args.launcher} needs GPUs; on CPUs start the processes with '
-            'tools/dist_test.sh, which uses --launcher pytorch'
+            f'--launcher {args.launcher} needs GPUs; on CPUs use --launcher pytorch, with '
+            'processes that torch.distributed.run started, as tools/dist_test.sh does'
         )
     if 'RANK' not in os.environ:
-        raise MMDiscardError('--launcher pytorch is for processes that tools/dist_test.sh started')
+        raise MMDiscardError(
+            '--launcher pytorch is for processes that torch.distributed.run started, as '
+            'tools/dist_test.sh does'
+        )
     if not distributed.is_initialized():
         distributed.init_process_group('gloo')
     wrapper = cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel')

@@ -25,7 +25,7 @@ class LearnedAggregator(Aggregator):
         on: see `Aggregator`.
         align: see `Aggregator`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a file that
-            `tools/train_aggregator.py` wrote; None for untrained parameters, which give the plain
+            `mmdiscard.train_aggregator` wrote; None for untrained parameters, which give the plain
             average.
 
     Attributes:
@@ -101,7 +101,8 @@ class LearnedAggregator(Aggregator):
         entry = checkpoint.get(ENTRY) if isinstance(checkpoint, Mapping) else None
         if not isinstance(entry, Mapping):
             raise MMDiscardError(
-                f'{what} holds no learned aggregator; make one with tools/train_aggregator.py'
+                f'{what} holds no learned aggregator; make one with '
+                'python -m mmdiscard.train_aggregator'
             )
         if entry.get('format') != FORMAT:
             raise MMDiscardError(
@@ -149,7 +150,7 @@ def _read(path: str) -> Any:
     except FileNotFoundError as error:
         raise MMDiscardError(
             f'no learned aggregator at {Path(path)}: train it first, with '
-            'tools/train_aggregator.py CONFIG CHECKPOINT, or name another file in '
+            'python -m mmdiscard.train_aggregator CONFIG CHECKPOINT, or name another file in '
             'aggregator.init_cfg.checkpoint'
         ) from error
     except Exception as error:  # whatever unpickling a file of others raises

@@ -9,7 +9,9 @@ from ..registry import GATES
 from ..subsampling import Fingerprint, ModelFile
 from .criteria import Signals
 
-GATE_FILE = ModelFile('mmdiscard gate', 1, '`tools/calibrate.py CONFIG CHECKPOINT --gate ...`')
+GATE_FILE = ModelFile(
+    'mmdiscard gate', 1, '`python -m mmdiscard.calibrate CONFIG CHECKPOINT --gate ...`'
+)
 
 
 class Gate:
@@ -19,7 +21,7 @@ class Gate:
 
     Args:
         threshold: in 0..1, see the subclass.
-        file: file with a threshold that `tools/calibrate.py --gate` wrote, instead of
+        file: file with a threshold that `mmdiscard.calibrate --gate` wrote, instead of
             ``threshold``.
 
     Raises:
@@ -31,7 +33,7 @@ class Gate:
         if (threshold is None) == (file is None):
             raise MMDiscardError(
                 f'{type(self).__name__} takes either a threshold from 0 to 1 or a `file` that '
-                'tools/calibrate.py --gate wrote'
+                'python -m mmdiscard.calibrate --gate wrote'
             )
         self.file = file
         self.made_for: Fingerprint | None = None

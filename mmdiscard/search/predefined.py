@@ -72,12 +72,12 @@ class KnownStates(Search):
 
 @SEARCHES.register_module()
 class FixedStates(KnownStates):
-    """States that are listed in the config, or that `tools/calibrate.py` chose.
+    """States that are listed in the config, or that `mmdiscard.calibrate` chose.
 
     Args:
         states: ``B`` lists of one selection index per searched group.
         gate: config of a gate.
-        file: a file that `tools/calibrate.py` wrote, instead of ``states``.
+        file: a file that `mmdiscard.calibrate` wrote, instead of ``states``.
         gate_after: see `KnownStates`.
 
     Raises:
@@ -96,7 +96,7 @@ class FixedStates(KnownStates):
         if (states is None) == (file is None):
             raise MMDiscardError(
                 'FixedStates takes either `states`, such as [[0, 0], [0, 3]], or a `file` that '
-                'tools/calibrate.py wrote'
+                'python -m mmdiscard.calibrate wrote'
             )
         self.file = file
         self.states = states

@@ -1,4 +1,4 @@
-"""Files of calibrated states: what `tools/calibrate.py` writes and `FixedStates` reads."""
+"""Files of calibrated states: what `mmdiscard.calibrate` writes and `FixedStates` reads."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -6,7 +6,9 @@ from typing import Any
 
 from ..subsampling import Fingerprint, ModelFile
 
-STATE_FILE = ModelFile('mmdiscard states', 1, '`tools/calibrate.py CONFIG CHECKPOINT ...`')
+STATE_FILE = ModelFile(
+    'mmdiscard states', 1, '`python -m mmdiscard.calibrate CONFIG CHECKPOINT ...`'
+)
 
 
 def write_states(

@@ -1,4 +1,4 @@
-"""Fits mergers for `tools/fit_tta.py`: from a config and a checkpoint to files of mergers."""
+"""Fits mergers for `mmdiscard.fit_tta`: from a config and a checkpoint to files of mergers."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -26,7 +26,7 @@ MERGERS = {'gps': 'GPSMerger', 'augtta': 'AugTTAMerger', 'classtta': 'ClassTTAMe
 
 @dataclass(frozen=True)
 class FitRequest:
-    """Settings of one run of `tools/fit_tta.py`.
+    """Settings of one run of `mmdiscard.fit_tta`.
 
     Attributes:
         config: path of the config, which the files mention.
@@ -73,7 +73,9 @@ def fit(cfg: Config, request: FitRequest) -> dict[str, Path]:
             where possible.
     """
     if get_world_size() > 1:
-        raise MMDiscardError('mergers are fitted by one process; start tools/fit_tta.py itself')
+        raise MMDiscardError(
+            'mergers are fitted by one process; start python -m mmdiscard.fit_tta itself'
+        )
     if request.pixels < 1:
         raise MMDiscardError(f'--pixels is a number of at least 1; got {request.pixels}')
     request.images.check(cfg)

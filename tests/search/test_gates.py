@@ -98,7 +98,7 @@ def test_files_of_another_kind_are_refused(file, content, words):
 
 
 def test_files_that_are_absent_or_cut_short_are_refused(file, tmp_path):
-    with pytest.raises(MMDiscardError, match='cannot read .*absent.json.*tools/calibrate.py'):
+    with pytest.raises(MMDiscardError, match='cannot read .*absent.json.*mmdiscard.calibrate'):
         EntropyGate(file=tmp_path / 'absent.json')
     path = file()
     path.write_text(path.read_text()[:40])

@@ -1,4 +1,4 @@
-"""`tools/calibrate.py` on real scenes with real Runners: choosing, resuming, sharing, refusing."""
+"""`mmdiscard.calibrate` on real scenes with real Runners: choosing, resuming, sharing, refusing."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""`tools/train_aggregator.py`: real trainings of the aggregator alone, interrupted and not."""
+"""`mmdiscard.train_aggregator`: real trainings of the aggregator alone, interrupted and not."""
 
 import multiprocessing
 import os

@@ -284,12 +284,12 @@ def test_broken_files_are_refused(text, message, tmp_path):
     (tmp_path / 'merger.json').write_text(text)
     with pytest.raises(MMDiscardError, match=message) as error:
         GPSMerger(tmp_path / 'merger.json')
-    assert 'tools/fit_tta.py' in str(error.value)
+    assert 'python -m mmdiscard.fit_tta' in str(error.value)
 
 
 def test_missing_files_are_refused(tmp_path):
     with pytest.raises(
-        MMDiscardError, match='cannot read .*merger.json: No such file.*tools/fit_tta.py'
+        MMDiscardError, match='cannot read .*merger.json: No such file.*python -m mmdiscard.fit_tta'
     ):
         AugTTAMerger(tmp_path / 'merger.json')
 

@@ -1,4 +1,4 @@
-"""Mergers whose parameters `tools/fit_tta.py` learns from the training set."""
+"""Mergers whose parameters `mmdiscard.fit_tta` learns from the training set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,7 @@ from ...registry import MERGERS
 from ...utils import JsonFormat
 from .base import Merger, per_class
 
-FIT_TOOL = 'tools/fit_tta.py'
+FIT_TOOL = 'python -m mmdiscard.fit_tta'
 FORMAT = JsonFormat('mmdiscard merger', 1, FIT_TOOL)
 
 
@@ -58,7 +58,7 @@ class FittedMerger(Merger):
     """Merger with parameters for each of the views that it was fitted to.
 
     Args:
-        file: path of the file that `tools/fit_tta.py` wrote, or its content.
+        file: path of the file that `mmdiscard.fit_tta` wrote, or its content.
 
     Raises:
         MMDiscardError: if the file cannot be read, or is of another merger.
