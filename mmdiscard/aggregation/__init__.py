@@ -1,10 +1,24 @@
 """How states become one prediction: alignment, then a weighted mean of features or logits."""
 
-from .aggregators import Aggregator, AverageAggregator, EntropyAggregator, Merge
-from .alignment import Alignment, BilinearAlignment, ExactAlignment, NoAlignment, blend, translate
-from .geometry import Geometry
-from .merge_stage import FeatureStage, LogitStage, MergeStage
-from .merge_target import MergeTarget
+from .aggregators import (
+    Aggregator,
+    AverageAggregator,
+    EntropyAggregator,
+    FeatureStage,
+    LogitStage,
+    Merge,
+    MergeStage,
+    MergeTarget,
+)
+from .alignment import (
+    Alignment,
+    BilinearAlignment,
+    ExactAlignment,
+    Geometry,
+    NoAlignment,
+    blend,
+    translate,
+)
 from .row_outputs import RowOutputs, normalized_entropy
 from .running_mean import RunningMean
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..execution import BackboneOutputs, Levels
-from .alignment import Alignment, translate
-from .geometry import Geometry
+from .alignment import Alignment, Geometry, translate
 
 PART = 2**18  # numbers worked on at once, on a CPU
 PART_ON_GPU = 2**26

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MMDiscardError
-from ..search.base import Feedback, Rows, Search, SearchRounds
+from ..search import Feedback, Rows, Search, SearchRounds
 from ..search.budget import Prices
 from ..search.gates import Gate
 from ..subsampling import Fingerprint, StateSpace

@@ -1,6 +1,5 @@
 """Which states a prediction uses: greedy search, predefined states, criteria, gates, budgets."""
 
-from .base import Feedback, Rows, Search, SearchRounds, branches, each_of
 from .budget import Budget, Prices, gain_per_cost
 from .criteria import (
     AttentionCriterion,
@@ -12,6 +11,7 @@ from .criteria import (
 )
 from .gates import GATE_FILE, EntropyGate, Gate, MarginGate
 from .greedy import GreedySearch
+from .interface import Feedback, Rows, Search, SearchRounds, branches, each_of
 from .predefined import ExhaustiveSearch, FixedStates, KnownStates, SpreadStates
 from .state_file import read_states, write_states
 

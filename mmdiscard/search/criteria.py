@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..registry import CRITERIA
-from .base import Rows
+from .interface import Rows
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 from ..errors import MMDiscardError
 from ..registry import CRITERIA, SEARCHES, build
 from ..subsampling import Fingerprint, StateSpace
-from .base import Search, SearchRounds
 from .budget import Budget, Prices
+from .interface import Search, SearchRounds
 from .tree import SearchTrees
 
 ORDERS = {'shallow_first': slice(None), 'deep_first': slice(None, None, -1)}

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..errors import MMDiscardError
 from ..registry import SEARCHES
 from ..subsampling import Fingerprint, StateSpace
-from .base import Search, SearchRounds, branches, each_of
 from .budget import ROUNDING, Budget, Prices
+from .interface import Search, SearchRounds, branches, each_of
 from .state_file import read_states
 
 MAX_ENUMERATED = 2**20

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from ..subsampling import StateSpace
-from .base import Feedback, Rows
 from .budget import ROUNDING, Budget, Prices, gain_per_cost
+from .interface import Feedback, Rows
 
 WORST = float(np.finfo(np.float32).max)
 VIEW = 0  # the decision whether to take the next view

@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping
 
 import torch
 
-from ..search.base import Feedback, Rows
+from ..search import Feedback, Rows
 from ..search.budget import Budget, Prices
 from ..search.greedy import GreedySearch
 from ..subsampling import StateSpace

@@ -1,7 +1,7 @@
 """Mergers of the views of test-time augmentation."""
 
-from .base import Merger, Merging
 from .fitted import AugTTAMerger, ClassTTAMerger, FittedMerger, GPSMerger
+from .merger import Merger, Merging
 from .simple import EntropyMerger, MaxMerger, MeanMerger
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import MMDiscardError
 from ...registry import MERGERS
 from ...utils import JsonFormat
-from .base import Merger, per_class
+from .merger import Merger, per_class
 
 FIT_TOOL = 'python -m mmdiscard.fit_tta'
 FORMAT = JsonFormat('mmdiscard merger', 1, FIT_TOOL)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...aggregation.aggregators import SMALLEST_WEIGHT
 from ...errors import MMDiscardError
 from ...registry import MERGERS
-from .base import Merger, Merging
+from .merger import Merger, Merging
 
 
 @MERGERS.register_module()
