@@ -4,15 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import (
-    SHUFFLENET,
-    SMALL_MIT,
-    SMALL_RESNET,
-    SMALL_SWIN,
-    cls_backbone,
-    images,
-    seg_backbone,
-)
+from small_models import images
 
 from mmdiscard.execution import (
     MemoryLimits,
@@ -22,24 +14,15 @@ from mmdiscard.execution import (
     measure_cost,
 )
 from mmdiscard.search import Rows
-from mmdiscard.subsampling import StateHooks, find_subsampling
-from mmdiscard.subsampling.backbone import as_levels
 
-BACKBONES = {
-    'ResNet': (cls_backbone, SMALL_RESNET),
-    'Swin': (cls_backbone, SMALL_SWIN),
-    'MiT': (seg_backbone, SMALL_MIT),
-    'ShuffleNet': (cls_backbone, SHUFFLENET),
-}
 IMAGES = 3
 
 
 class Setup:
-    """A backbone with its hooks, and both executors on it."""
+    """Both executors on a backbone."""
 
-    def __init__(self, backbone):
-        self.forward = lambda inputs: as_levels(backbone(inputs))
-        self.hooks = StateHooks(backbone, find_subsampling(backbone, (64, 64)))
+    def __init__(self, hooked):
+        self.forward, self.hooks = hooked.forward, hooked.hooks
         self.space = self.hooks.space
         self.inputs = images(IMAGES)
         self.cost = measure_cost(self.hooks, self.forward, lambda levels: None, self.inputs[:1])
@@ -70,12 +53,9 @@ class Setup:
         return [torch.cat(level) for level in zip(*levels, strict=True)], run
 
 
-@pytest.fixture(scope='module', params=BACKBONES.values(), ids=BACKBONES)
-def setup(request):
-    build, config = request.param
-    made = Setup(build(config))
-    yield made
-    made.hooks.remove()
+@pytest.fixture(scope='module')
+def setup(hooked):
+    return Setup(hooked)
 
 
 def random_states(space, count, seed=0):

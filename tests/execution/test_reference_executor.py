@@ -2,42 +2,17 @@
 
 import pytest
 import torch
-from small_models import (
-    SHUFFLENET,
-    SMALL_MIT,
-    SMALL_RESNET,
-    SMALL_SWIN,
-    assert_near,
-    cls_backbone,
-    images,
-    seg_backbone,
-)
+from small_models import assert_near, images
 
 from mmdiscard.execution import MemoryLimits, ReferenceExecutor
 from mmdiscard.search import Rows
-from mmdiscard.subsampling import StateHooks, find_subsampling
-from mmdiscard.subsampling.backbone import as_levels
 
-BACKBONES = {
-    'ResNet': (cls_backbone, SMALL_RESNET),
-    'Swin': (cls_backbone, SMALL_SWIN),
-    'MiT': (seg_backbone, SMALL_MIT),
-    'ShuffleNet': (cls_backbone, SHUFFLENET),
-}
 IMAGES = 3
 
 
-@pytest.fixture(scope='module', params=BACKBONES.values(), ids=BACKBONES)
-def backbone(request):
-    build, config = request.param
-    return build(config)
-
-
 @pytest.fixture
-def executor(backbone):
-    hooks = StateHooks(backbone, find_subsampling(backbone, (64, 64)))
-    yield ReferenceExecutor(lambda inputs: as_levels(backbone(inputs)), hooks)
-    hooks.remove()
+def executor(hooked):
+    return ReferenceExecutor(hooked.forward, hooked.hooks)
 
 
 def random_rows(space, count):
