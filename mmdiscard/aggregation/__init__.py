@@ -1,4 +1,4 @@
-"""How states become one prediction: alignment, then a weighted mean of features or logits."""
+"""Merging the states of an image: alignment, then a weighted mean of features or logits."""
 
 from .aggregators import (
     Aggregator,

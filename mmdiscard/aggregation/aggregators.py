@@ -1,4 +1,7 @@
-"""Aggregation: states become one prediction, as a running mean that the budget does not grow."""
+"""Aggregators: merge the states of an image into one prediction, as a weighted running mean.
+
+Memory does not grow with the number of states.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +23,9 @@ SMALLEST_WEIGHT = 1e-6
 class MergeStage:
     """Says what is merged: features before the head, or logits after it."""
 
-    #: whether the head runs on what was merged, rather than for every state
+    #: whether the head runs once, on the merged features, instead of once per state
     head_after = False
-    #: whether values are made for the outputs, so that nothing else holds them
+    #: whether nothing else refers to the values, so that they may be overwritten
     fresh = False
 
     def head_input(self, outputs: RowOutputs) -> Levels:
@@ -34,24 +37,24 @@ class MergeStage:
         raise NotImplementedError
 
     def shift(self, outputs: RowOutputs) -> Tensor | None:
-        """By how many whole cells ``(M, 2)`` values and weights are moved; None for not at all."""
+        """Whole cells ``(M, 2)`` by which values and weights are moved; None if they stay."""
         return None
 
     def logits(self, merged: tuple[Tensor, ...], head: Callable[[Levels], Tensor]) -> Tensor:
-        """Logits of the merged tensors."""
+        """Logits of the merged tensors; ``head`` turns levels into logits."""
         raise NotImplementedError
 
     def level(self, index: int) -> int | None:
-        """Which output level one of the merged tensors is; None if it comes after all of them."""
+        """Output level of one of the merged tensors; None for logits."""
         raise NotImplementedError
 
     def entropy(self, outputs: RowOutputs) -> Tensor:
-        """Normalised entropy at the places of the values: ``(M,)`` or ``(M, H, W)``."""
+        """Normalised entropy per row ``(M,)``, or per pixel of the values ``(M, H, W)``."""
         raise NotImplementedError
 
 
 class FeatureStage(MergeStage):
-    """Merge aligned feature levels; the head then runs once on the result (the paper's way)."""
+    """Merges aligned feature levels; the head then runs once on the result, as in the paper."""
 
     head_after = True
 
@@ -72,7 +75,7 @@ class FeatureStage(MergeStage):
 
 
 class LogitStage(MergeStage):
-    """Run the head for every state and merge what it says."""
+    """Merges logits; the head runs for every state."""
 
     fresh = True
 
@@ -101,7 +104,7 @@ STAGES = {'features': FeatureStage, 'logits': LogitStage}
 
 @dataclass(frozen=True)
 class MergeTarget:
-    """What a learned aggregator works on.
+    """What a learned aggregator needs to know of a model.
 
     Attributes:
         geometry: of the searched groups.
@@ -118,21 +121,21 @@ class MergeTarget:
 
 
 class Aggregator:
-    """Weighs states. Subclasses implement `weights`.
+    """Weighted mean over states. Subclasses implement `weights`.
 
     Args:
-        on: ``'features'`` or ``'logits'``, what is merged.
-        align: ``'none'``, ``'bilinear'`` or ``'exact'``, how states are brought together first.
+        on: what is merged, ``'features'`` or ``'logits'``.
+        align: how states are aligned first: ``'none'``, ``'bilinear'`` or ``'exact'``.
 
     Raises:
-        MMDiscardError: if either is unknown, or ``'exact'`` is asked for features.
+        MMDiscardError: if one is unknown, or ``'exact'`` is asked for features.
     """
 
     #: whether a weight depends on what the model predicts for the row
     needs_prediction = False
-    #: whether weights say how sure a prediction is, so that those of other views can be compared
+    #: whether weights measure confidence, so that those of different views can be compared
     weighs_confidence = False
-    #: whether it says how much attention states receive
+    #: whether it measures the attention that states receive
     gives_attention = False
 
     def __init__(self, on: str = 'features', align: str = 'none') -> None:
@@ -148,13 +151,13 @@ class Aggregator:
             )
 
     def check(self, dense: bool) -> None:
-        """Check that a model fits.
+        """Check that the aggregator can be used with a model.
 
         Args:
-            dense: whether its logits are maps.
+            dense: whether the logits of the model are maps.
 
         Raises:
-            MMDiscardError: if this aggregator moves the output and the model's is not a map.
+            MMDiscardError: if this aggregator moves output maps, and the model has none.
         """
         if self.alignment.in_output_space and not dense:
             raise MMDiscardError(
@@ -163,25 +166,25 @@ class Aggregator:
             )
 
     def prepare(self, describe: Callable[[], MergeTarget]) -> None:
-        """Get ready for a model.
+        """Prepare for a model. Aggregators without parameters have nothing to prepare.
 
         Args:
-            describe: gives a `MergeTarget`, what those with parameters are made for.
+            describe: returns the `MergeTarget` of the model.
 
         Raises:
-            MMDiscardError: if the two do not fit.
+            MMDiscardError: if parameters do not fit the model.
         """
 
     def weights(self, outputs: RowOutputs) -> Tensor:
-        """Weight of each row, above 0: ``(M,)``, or ``(M, H, W)`` at the places of dense values."""
+        """Weight of each row, above 0: ``(M,)``, or ``(M, H, W)`` per pixel of dense values."""
         raise NotImplementedError
 
     def merge(self, num_images: int, budget: int) -> 'Merge':
-        """Begin a batch.
+        """Begin to merge the states of a batch.
 
         Args:
             num_images: ``N``.
-            budget: number of states per image at most, at least 2.
+            budget: largest number of states per image, at least 2.
         """
         return Merge(self.stage, self.weights, num_images)
 
@@ -201,7 +204,7 @@ class AverageAggregator(Aggregator):
 
 @AGGREGATORS.register_module()
 class EntropyAggregator(Aggregator):
-    """Weight ``1 - H / log K``, normalised over states: confident states count more (the paper).
+    """Mean with weights ``1 - H / log K``: confident states count more (the paper).
 
     On dense logits every pixel has weights of its own.
     """
@@ -214,11 +217,11 @@ class EntropyAggregator(Aggregator):
 
 
 class Merge:
-    """The running weighted means of one batch.
+    """Running weighted means over the states of a batch.
 
     Args:
         stage: says what is merged.
-        weights: says how much each row counts.
+        weights: returns the weight of each row, see `Aggregator.weights`.
         num_images: ``N``.
     """
 
@@ -231,11 +234,11 @@ class Merge:
         self._means: list[RunningMean] = []
 
     def add(self, outputs: RowOutputs, last_use: bool = False) -> None:
-        """Take in some rows.
+        """Add rows.
 
         Args:
-            outputs: of those rows.
-            last_use: nobody looks at it again, so its tensors may be written to.
+            outputs: of these rows.
+            last_use: whether the outputs are not used again, so that they may be overwritten.
         """
         values = self.stage.values(outputs)
         weights = self.weights(outputs)
@@ -254,5 +257,5 @@ class Merge:
 
     @property
     def total(self) -> Tensor:
-        """What the states of each image weigh together, ``(N, 1, ...)``."""
+        """Sum of the weights of the states of each image, ``(N, 1, ...)``."""
         return self._means[0].total

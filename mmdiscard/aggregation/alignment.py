@@ -1,4 +1,4 @@
-"""Alignment: bringing a displaced state back onto the default one before merging."""
+"""Alignment: undoes the displacement of states before they are merged."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..subsampling import StateSpace
 
 @dataclass(frozen=True)
 class Geometry:
-    """The searched groups together with the backbone's output levels.
+    """Displacement of each output level of the backbone.
 
     Attributes:
         space: states over the searched groups.
@@ -26,20 +26,20 @@ class Geometry:
     strides: Sequence[tuple[int, int]]
 
     def cells_to_meet(self, states: Tensor, level: int) -> Tensor:
-        """Whole cells by which a level lags behind the full displacement: ``(M, 2)`` long.
+        """Whole cells ``(M, 2)`` by which a level is displaced less than the deepest level.
 
-        A group's displacement is a multiple of its input stride, and a level that does not carry it
-        is at most that coarse, so this is always a whole number.
+        A group displaces by multiples of its input stride, and the levels in front of it have at
+        most that stride, so this is always a whole number.
         """
         lag = self.space.displacement(states) - self.space.displacement(states, level)
         return lag // torch.tensor(self.strides[level]).clamp(min=1)
 
     def fraction_of_cell(self, states: Tensor, level: int) -> Tensor:
-        """Displacement of a level over the searched factors in front of it: ``(M, 2)`` in 0..1.
+        """Displacement of a level in cells, as in the official code: ``(M, 2)`` in 0..1.
 
-        As published: in units of the first searched group's input, over the product of the searched
-        factors. Where a group between the last searched one and the level is not searched, the true
-        displacement in cells is smaller than this. Groups skipped between searched ones count.
+        It is divided by the output stride of the last searched group in front of the level. If
+        further groups that are not searched come before the level, its stride is larger, and the
+        true displacement in cells is smaller than this.
         """
         carrying = [group for group in self.space.groups if level in group.levels]
         reach = carrying[-1].output_stride if carrying else (1, 1)
@@ -47,9 +47,9 @@ class Geometry:
 
 
 class Alignment:
-    """Moves feature levels before the head, and the output after it. This one moves nothing."""
+    """Moves feature levels before the head. The base class leaves them where they are."""
 
-    #: whether it moves the output, so that only dense logits can be merged
+    #: whether logits are moved after the head too, which needs dense logits
     in_output_space = False
 
     def features(self, levels: Levels, states: Tensor, geometry: Geometry) -> Levels:
@@ -59,7 +59,7 @@ class Alignment:
 
 @ALIGNMENTS.register_module(name='none')
 class NoAlignment(Alignment):
-    """Merge states where they lie."""
+    """No alignment: states are merged as they are."""
 
 
 @ALIGNMENTS.register_module(name='bilinear')
@@ -79,11 +79,11 @@ class BilinearAlignment(Alignment):
 
 @ALIGNMENTS.register_module(name='exact')
 class ExactAlignment(Alignment):
-    """Lossless alignment of dense predictions, in output space.
+    """Alignment of dense predictions by whole cells and pixels, without interpolation.
 
-    Shallow levels, which do not carry the displacement of later groups, first move by whole cells
-    to meet the deepest; the head runs; its output is translated by the full displacement. What
-    moves in over a border replicates the edge.
+    Levels in front of a searched group are displaced less than the deepest level, so they are first
+    moved by whole cells to match it. Then the head runs, and its output is moved back by the full
+    displacement. Cells and pixels that move in over a border repeat the edge.
     """
 
     in_output_space = True
@@ -111,7 +111,7 @@ def blend(maps: Tensor, fraction: Tensor) -> Tensor:
 
 
 def translate(maps: Tensor, cells: Tensor) -> Tensor:
-    """Move each row's content by its own whole number of cells, edges replicated.
+    """Move each row by its own whole number of cells; edges are replicated.
 
     Args:
         maps: ``(M, C, h, w)``.
@@ -127,24 +127,29 @@ def translate(maps: Tensor, cells: Tensor) -> Tensor:
 
 
 def equal_moves(cells: Tensor) -> Iterator[tuple[slice, list[int]]]:
-    """Neighbouring rows that move alike, and by how much: ``(M, 2)`` cells."""
+    """Runs of rows with equal moves, from ``(M, 2)`` cells: their slice and [dy, dx]."""
     ends = (cells.diff(dim=0) != 0).any(1).nonzero().flatten() + 1
     for start, stop in pairwise([0, *ends.tolist(), len(cells)]):
         yield slice(start, stop), cells[start].tolist()
 
 
 def pieces(dy: int, dx: int, size: Sequence[int]) -> Iterator[tuple[tuple, tuple]]:
-    """What goes where in a move by (dy, dx): index of the moved map, index of the map.
+    """Pieces of a map that moves by (dy, dx): index in the moved map, index in the map.
 
-    Two pieces per axis at most: what stays inside, and the edge that fills up what was left. The
-    edge is one cell wide, to be broadcast.
+    There are at most two pieces per axis: the part that stays inside, and the edge, one cell wide,
+    which is broadcast to what remains.
+
+    Args:
+        dy: cells down.
+        dx: cells to the right.
+        size: ``(h, w)`` of the map.
     """
     for rows, columns in product(_parts(dy, size[0]), _parts(dx, size[1])):
         yield (..., rows[0], columns[0]), (..., rows[1], columns[1])
 
 
 def _parts(move: int, size: int) -> list[tuple[slice, slice]]:
-    """The pieces along one axis; a move out of the map leaves its last cell."""
+    """The pieces along one axis; if the map moves out completely, its last cell is repeated."""
     edge = min(abs(move), size - 1)
     if edge == 0:
         return [(slice(None), slice(None))]

@@ -1,4 +1,4 @@
-"""What is known of some computed rows, worked out when first asked for."""
+"""Aligned features, logits, entropy and margin of computed rows, each computed on first use."""
 
 import math
 from collections.abc import Callable
@@ -17,14 +17,14 @@ Head = Callable[[Levels, BackboneOutputs], Tensor]
 
 
 class RowOutputs:
-    """One part of the rows on its way from features to what is merged.
+    """Outputs of some rows, from features to logits. Properties are computed on first use.
 
     Args:
         computed: rows and features.
         head: turns levels into logits ``(M, K)`` or ``(M, K, H, W)``.
         geometry: of the searched groups.
-        alignment: how states are brought together.
-        reads: which features the head reads for a single state.
+        alignment: of states.
+        reads: returns the features that the head reads for a single state.
         independent: whether classes are independent decisions (sigmoid), not exclusive ones.
     """
 
@@ -53,7 +53,7 @@ class RowOutputs:
 
     @cached_property
     def logits(self) -> Tensor:
-        """What the head says of each row, ``(M, K)`` or ``(M, K, H, W)``, where it lies."""
+        """Logits of each row, ``(M, K)`` or ``(M, K, H, W)``, before they are moved."""
         return self._head(self._reads(self), self.computed)
 
     @cached_property
@@ -67,7 +67,7 @@ class RowOutputs:
 
     @cached_property
     def output(self) -> Tensor:
-        """`logits` moved back by the displacement."""
+        """`logits` after alignment: moved by `shift`."""
         return self.logits if self.shift is None else translate(self.logits, self.shift)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Running weighted mean per image, which takes in states as they are computed."""
+"""Running weighted mean of the states of each image."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,17 @@ from .alignment import equal_moves, pieces, translate
 
 
 class RunningMean:
-    """Weighted mean per image that takes in values one at a time.
+    """Weighted mean per image, to which values are added one at a time.
 
-    The first value of an image is kept as it is, so one state alone comes out bit for bit.
+    The first value of an image is stored unchanged, so the mean of one state is bit for bit that
+    state.
+
+    Args:
+        num_images: ``N``.
 
     Attributes:
-        value: ``(N, ...)``, the means; never written to in place while others may hold it.
+        value: ``(N, ...)``, the means; not changed in place if the first values were not
+            ``writable``.
         total: ``(N, 1, ...)``, the sums of the weights.
     """
 
@@ -31,7 +36,7 @@ class RunningMean:
         shift: Tensor | None = None,
         writable: bool = False,
     ) -> None:
-        """Take in one value for each of ``images``, which are distinct.
+        """Add one value for each of ``images``, which are distinct.
 
         Args:
             images: ``(m,)`` long.
@@ -39,7 +44,7 @@ class RunningMean:
             weights: ``(m,)`` or ``(m, H, W)``, above 0.
             shift: ``(m, 2)`` long, whole cells by which values and weights are moved first, as in
                 `translate`; None for not at all.
-            writable: nobody else needs values and weights.
+            writable: whether values and weights may be overwritten.
         """
         weights = _expand(weights, values)
         if shift is None or not shift.any():
@@ -65,7 +70,7 @@ class RunningMean:
             self.value[index] = mixed
 
     def _add_moved(self, images: Tensor, values: Tensor, weights: Tensor, shift: Tensor) -> None:
-        """Move and mix in one go: dense values are too large to be written twice."""
+        """Move and add in one pass, because dense values are large."""
         self._begin(values, weights)
         values = values.to(self.value.dtype)
         every = len(images) == self.num_images
@@ -82,7 +87,7 @@ class RunningMean:
                     self.value[image][into].lerp_(values[rows][row][of], share[row])
 
     def _begin(self, values: Tensor, weights: Tensor) -> None:
-        """Make sure that there is memory of our own to write to."""
+        """Allocate the means, or copy them if they must not be overwritten."""
         if self.value is None:
             # In the memory format of the values: kernels that follow may round by it.
             shape = (self.num_images, *values.shape[1:])
@@ -93,7 +98,7 @@ class RunningMean:
         self._owned = True
 
     def _share(self, index: Tensor | slice, weights: Tensor) -> Tensor:
-        """Count new weights in; their share of the totals, 1 for the first value of an image."""
+        """Add weights to the totals; returns their share, 1 for the first value of an image."""
         self.total[index] += weights
         return weights / self.total[index]
 

@@ -1,4 +1,4 @@
-"""Which states a prediction uses: greedy search, predefined states, criteria, gates, budgets."""
+"""Choice of states: greedy search, predefined states, criteria, gates, budgets."""
 
 from .budget import Budget, Prices, gain_per_cost
 from .criteria import (

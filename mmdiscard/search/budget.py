@@ -17,10 +17,10 @@ ROUNDING = 1e-9  # by how much sums of costs may exceed a budget
 
 @dataclass(frozen=True)
 class Prices:
-    """Cost of states, in plain forwards (backbone and head together are 1).
+    """Cost of states, in forwards of the plain model (backbone and head together are 1).
 
     Attributes:
-        before: per searched group, the cost of what is computed before its first member.
+        before: per searched group, cost of the layers in front of it.
         backbone: cost of the whole backbone.
         head: cost of the head per state (0 where it runs on the merged features only).
         final: cost of the head on the merged features (0 where it does not run again).
@@ -37,11 +37,11 @@ class Prices:
         return self.backbone + self.head + self.final
 
     def branch(self, column: int) -> float:
-        """Cost of one more state that differs from a computed one from group ``column`` on."""
+        """Cost of a state that first differs from a computed one at group ``column``."""
         return self.backbone - self.before[column] + self.head
 
     def of(self, states: Sequence[Sequence[int]]) -> float:
-        """Cost of ``states`` if every distinct prefix is computed once: the prefix-tree bound."""
+        """Cost of ``states`` if every prefix that they share is computed once."""
         edges = (0.0, *self.before, self.backbone)
         segments = (
             len({tuple(state[:depth]) for state in states}) * (edges[depth + 1] - edges[depth])
@@ -52,11 +52,11 @@ class Prices:
 
 @dataclass(frozen=True)
 class Budget:
-    """Bound on the number of states per image, on their cost, or on both.
+    """Limit on the number of states per image, on their cost, or on both.
 
     Attributes:
-        states: number of states per image, at least 1; None for no bound.
-        cost: plain forwards per image, at least 1; None for no bound.
+        states: number of states per image, at least 1; None for no limit.
+        cost: plain forwards per image, at least 1; None for no limit.
     """
 
     states: int | None = None
@@ -86,10 +86,10 @@ class Budget:
         return cls(None if states is None else _check_states(states), cost)
 
     def check(self, space: StateSpace) -> None:
-        """Check the number of states.
+        """Check the budget against the searched groups.
 
         Raises:
-            MMDiscardError: if the space has fewer.
+            MMDiscardError: if they have fewer states than the budget.
         """
         if self.states is not None and self.states > len(space):
             sizes = ' x '.join(str(group.num_indices) for group in space.groups)
@@ -100,7 +100,7 @@ class Budget:
             )
 
     def most_states(self, space: StateSpace, prices: Prices, num_views: int = 1) -> int:
-        """Number of states per image at most.
+        """Largest number of states per image.
 
         Args:
             space: the states of one view.
@@ -128,8 +128,8 @@ def _check_states(states: Any) -> int:
 def gain_per_cost(gain: Number, cost: Number) -> Number:
     """Gain divided by cost, or a loss multiplied by cost; higher is better.
 
-    A quotient would rank the more expensive of two equal losses higher. With this rule a lower cost
-    never ranks lower.
+    Dividing a loss by its cost would rank the more expensive of two equal losses higher. So of two
+    equal gains or losses the cheaper one always ranks higher.
 
     Args:
         gain: improvement in any unit; negative for a loss.

@@ -13,16 +13,17 @@ from .interface import Rows
 
 @dataclass(frozen=True)
 class Signals:
-    """Inputs of criteria and gates, one entry per row. Functions compute on demand.
+    """Inputs of criteria and gates, one entry per row; functions compute them on demand.
 
     Attributes:
         displacement: ``(M, 2)`` displacement (dy, dx) in image pixels.
         image_keys: returns ``(M,)`` long, the same for the same image in any batch or process.
         entropy: returns ``(M,)``, the normalised entropy of the row's prediction in 0..1 (for dense
-            outputs its mean over pixels); needs a prediction of the row.
-        margin: returns ``(M,)``, likewise the lead of the first class over the second, in 0..1.
+            outputs its mean over pixels); runs the head if needed.
+        margin: returns ``(M,)``, likewise the probability of the first class less that of the
+            second.
         attention: returns ``(M,)``, the attention that the row receives among all states of its
-            image so far, as a multiple of an even share; only if ``needs_attention``.
+            image so far, as a multiple of 1/P for P states; only if ``needs_attention``.
     """
 
     displacement: Tensor
@@ -33,11 +34,11 @@ class Signals:
 
 
 class Criterion:
-    """Scores rows. Subclasses implement `score`."""
+    """Scores rows, to decide which state is expanded next. Subclasses implement `score`."""
 
     #: whether a score depends on the features or the prediction of the row
     needs_prediction = False
-    #: whether it needs the head for that
+    #: whether that takes logits, so that the head has to run
     runs_head = True
     #: whether it compares a row with all others so far, by the attention of a learned aggregator
     needs_attention = False
@@ -49,7 +50,7 @@ class Criterion:
 
 @CRITERIA.register_module()
 class EntropyCriterion(Criterion):
-    """Entropy of the prediction: confident states first (learning-free criterion of the paper)."""
+    """Entropy of the prediction: confident states first (the paper's learning-free one)."""
 
     needs_prediction = True
 
@@ -76,8 +77,8 @@ class DisplacementCriterion(Criterion):
 class RandomCriterion(Criterion):
     """A random number in 0..1 for every image and state.
 
-    It depends on seed, image and state only, so that a search chooses the same states with any
-    batch size, order of images or number of processes.
+    It depends only on seed, image and state, so a search chooses the same states with any batch
+    size, order of images or number of processes.
 
     Args:
         seed: any whole number.
@@ -97,11 +98,11 @@ class RandomCriterion(Criterion):
 class AttentionCriterion(Criterion):
     """Inverse of the attention that a state receives from an `AttentionAggregator` (the paper).
 
-    Attention is a multiple of an even share: among P states so far, one that receives 1/P scores 1.
-    So scores from early and late rounds can be compared.
+    Attention is measured in units of 1/P, for P states so far, so that scores of early and late
+    rounds can be compared.
 
     Args:
-        reverse: expand states first that receive little attention.
+        reverse: expand states with little attention first instead.
         random: multiply by a random number in 0..1, as the paper does for training.
         seed: of the random number, see `RandomCriterion`.
     """
@@ -121,7 +122,7 @@ class AttentionCriterion(Criterion):
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """One step of the splitmix64 generator: spreads every input bit over the whole word."""
+    """One step of the splitmix64 generator, used as a hash."""
     with np.errstate(over='ignore'):
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -15,7 +15,7 @@ GATE_FILE = ModelFile(
 
 
 class Gate:
-    """Stops the search of an image once one of its states is confident.
+    """Ends the search of an image once one of its states is confident.
 
     Subclasses implement `uncertainty`, and `limit` where it is not the threshold itself.
 
@@ -40,7 +40,7 @@ class Gate:
         self.threshold = _check(threshold) if file is None else self._read(file)
 
     def prepare(self, fingerprint: Fingerprint | None) -> None:
-        """Check that the file, if any, was made for this model.
+        """Check that the file of the threshold, if there is one, was made for this model.
 
         Raises:
             MMDiscardError: if not; names every difference.
@@ -49,12 +49,12 @@ class Gate:
             self.made_for.check(fingerprint, str(self.file))
 
     def uncertainty(self, signals: Signals) -> Tensor:
-        """Uncertainty of each row, ``(M,)`` in 0..1."""
+        """Uncertainty of each row, ``(M,)`` in 0..1; rows up to `limit` are confident."""
         raise NotImplementedError
 
     @property
     def limit(self) -> float:
-        """Uncertainty up to which a row is confident."""
+        """Largest uncertainty of a confident row."""
         return self.threshold
 
     @classmethod
@@ -88,9 +88,9 @@ class EntropyGate(Gate):
 
 @GATES.register_module()
 class MarginGate(Gate):
-    """Confident if the first class leads the second by at least ``threshold``.
+    """Confident if the probability of the first class exceeds that of the second by ``threshold``.
 
-    The lead is a difference of probabilities, for dense outputs the mean over pixels.
+    For dense outputs this is the mean over pixels.
     """
 
     def uncertainty(self, signals: Signals) -> Tensor:

@@ -1,4 +1,4 @@
-"""Greedy best-first search over selection indices (paper, section 3.2)."""
+"""Greedy best-first search over selection indices (the paper, section 3.2)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,20 +15,20 @@ ORDERS = {'shallow_first': slice(None), 'deep_first': slice(None, None, -1)}
 
 @SEARCHES.register_module()
 class GreedySearch(Search):
-    """Greedy best-first search: grow one tree of states per image, always from the best node.
+    """Greedy best-first search: grows a tree of states per image, always from the best node.
 
     The root is the default state with every group undecided. The node with the best score is
     expanded at its first undecided group: index 0 is the node itself and costs nothing, the other
-    indices are new states. The search ends at ``budget`` states; the last expansion takes its
-    children in index order and only as many as the budget allows. Ties break by creation order.
-    See `SearchTrees`.
+    indices are new states. The search ends at ``budget`` states; of the last expansion only the
+    first children in index order are taken. Of equal scores the one created first is expanded. See
+    `SearchTrees`.
 
     All images of a batch are searched together: one round computes the new states of every image,
     at whichever group each of them is.
 
     Args:
         budget: number of states per image, ``B``, or their cost: ``dict(cost=2.0)`` for at most
-            two plain forwards per image. A group that costs more than is left is passed over.
+            two plain forwards per image. A group that would exceed the budget is skipped.
         criterion: config of a criterion; default `EntropyCriterion`.
         order: which group is decided first: ``'shallow_first'`` (the paper) or ``'deep_first'``,
             where the first states are the cheapest.

@@ -1,4 +1,4 @@
-"""Interface of a search: it yields states to compute and is sent their scores."""
+"""Interface of searches: a generator that yields states to compute and is sent their scores."""
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Rows:
     Attributes:
         images: ``(M,)`` long, the image of the batch that each row belongs to: first one row of
             every image that has any, ascending, then the second row of each, and so on.
-        states: ``(M, G)`` long.
-        open: ``(M, G)`` bool, the groups at which states of later rounds may differ from the row
-            first, so that features before these groups are worth keeping; None for none.
+        states: ``(M, G)`` long, the selection indices.
+        open: ``(M, G)`` bool, the groups at which states of later rounds may first differ from the
+            row: features in front of these groups are cached; None for no groups.
     """
 
     images: Tensor
@@ -44,14 +44,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Feedback:
-    """Scores of the rows that a search asked for.
+    """Scores of the rows that a search yielded.
 
     Attributes:
         scores: ``(M,)`` float on the CPU, lower is better; None if the search has no criterion.
         confident: ``(M,)`` bool on the CPU, whether the gate ends the search of the image; None if
             the search has no gate.
         uncertainty: ``(M,)`` float64 on the CPU, which the gate compares with its limit; None if
-            the search has no gate, or a budget of one state.
+            the search has no gate or the budget is one state.
     """
 
     scores: Tensor | None = None
@@ -63,7 +63,7 @@ SearchRounds = Generator[Rows, Feedback, None]
 
 
 class Search:
-    """Chooses the states of every image. Subclasses implement `rounds`.
+    """Chooses the states of every image. Subclasses implement `rounds` and `most_states`.
 
     A search yields `Rows` and is sent `Feedback`; it ends when its budget is spent.
 
@@ -71,9 +71,9 @@ class Search:
         gate: config of a gate, which ends the search of confident images early; None for none.
     """
 
-    #: scores the rows; None for a search that needs no scores
+    #: the `Criterion` that scores rows; None for a search that needs no scores
     criterion = None
-    #: whether the gate judges the first states only, because the others are known beforehand
+    #: whether the gate is asked once, after the first states, instead of after every round
     gate_looks_once = False
 
     def __init__(self, gate: Mapping[str, Any] | None = None) -> None:
@@ -81,13 +81,13 @@ class Search:
 
     @property
     def needs_prediction(self) -> bool:
-        """Whether the next round depends on the predictions for this one."""
+        """Whether the next round depends on the features or predictions of this one."""
         scored = self.criterion is not None and self.criterion.needs_prediction
         return scored or self.gate is not None
 
     @property
     def runs_head(self) -> bool:
-        """Whether the search needs the output of the head for every state."""
+        """Whether the search needs the logits of every state."""
         scored = self.needs_prediction and self.criterion is not None and self.criterion.runs_head
         return scored or self.gate is not None
 
@@ -96,7 +96,7 @@ class Search:
 
         Args:
             space: the states of the searched groups.
-            fingerprint: of the model, to check files against; None for no such check.
+            fingerprint: of the model, to check files against; None for no check.
 
         Raises:
             MMDiscardError: if budget, states or files do not fit the model.
@@ -105,7 +105,7 @@ class Search:
             self.gate.prepare(fingerprint)
 
     def most_states(self, space: StateSpace, prices: Prices) -> int:
-        """Number of states per image at most, ``B``."""
+        """Largest number of states per image, ``B``."""
         raise NotImplementedError
 
     def rounds(self, num_images: int, space: StateSpace, prices: Prices) -> SearchRounds:
@@ -120,7 +120,7 @@ class Search:
 
 
 def each_of(states: Tensor, images: Tensor, open_groups: Tensor | None = None) -> Rows:
-    """Rows of every image in every state: ``P * m`` rows.
+    """Rows of every image in every state, ``P * m`` in all.
 
     Args:
         states: ``(P, G)``.

@@ -22,11 +22,11 @@ class KnownStates(Search):
     """The same states for every image. Subclasses implement `states_in`.
 
     With a gate, the first ``gate_after`` states are computed for every image, and the rest only for
-    images that are confident in none of them.
+    images for which none of these is confident.
 
     Args:
         gate: config of a gate.
-        gate_after: number of states of every image before the gate judges.
+        gate_after: number of states that are computed before the gate is asked.
 
     Raises:
         MMDiscardError: if ``gate_after`` is not a whole number of at least 1.
@@ -47,7 +47,7 @@ class KnownStates(Search):
 
         Args:
             space: the states of the searched groups.
-            prices: what they cost; None if not known yet: then a budget in cost is no bound.
+            prices: of the states; None if not known yet, then a budget in cost is ignored.
         """
         raise NotImplementedError
 
@@ -121,10 +121,10 @@ class FixedStates(KnownStates):
 
 @SEARCHES.register_module()
 class ExhaustiveSearch(KnownStates):
-    """All states; indices of late groups vary first.
+    """All states, those that differ in the deepest group first.
 
     Args:
-        max_states: largest number of states that is accepted.
+        max_states: largest number of states that is allowed.
         gate: config of a gate.
         gate_after: see `KnownStates`.
 
@@ -152,12 +152,12 @@ class ExhaustiveSearch(KnownStates):
 
 @SEARCHES.register_module()
 class SpreadStates(KnownStates):
-    """The default state and those whose displacements lie farthest apart; needs no data.
+    """The default state and states whose displacements lie far apart; needs no data.
 
     Farthest-point selection on the torus of displacements: a displacement by the output stride of
     the deepest searched group is a shift by one whole cell, so distances wrap around there. Of
-    equally far states the one that differs only in late groups comes first, because it shares most
-    of its computation with the default state.
+    equally far states, one that differs from the default state only in deep groups is preferred,
+    because it shares most of its computation.
 
     Args:
         budget: number of states, ``B``, or their cost: ``dict(cost=2.0)`` for at most two plain
@@ -203,7 +203,7 @@ class SpreadStates(KnownStates):
 
 
 def farthest_first(states: Tensor, space: StateSpace) -> Iterator[int]:
-    """Positions in ``states`` ``(P, G)``: the first, then the one farthest from all before."""
+    """Positions in ``states`` ``(P, G)``: the first, then always the farthest from those before."""
     displacement = space.displacement(states)
     distance = torch.full((len(states),), torch.iinfo(torch.long).max)
     for _ in range(len(states)):
@@ -215,6 +215,6 @@ def farthest_first(states: Tensor, space: StateSpace) -> Iterator[int]:
 
 
 def _distance(a: Tensor, b: Tensor, period: tuple[int, int]) -> Tensor:
-    """Squared distance on the torus, in whole numbers, so that ties are exact."""
+    """Squared distance on the torus, as integers, so that equal distances compare as equal."""
     difference = (a - b).abs()
     return torch.minimum(difference, torch.tensor(period) - difference).square().sum(-1)

@@ -16,7 +16,7 @@ VIEW = 0  # the decision whether to take the next view
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of the trees, each a state of one image in one view.
+    """Nodes of search trees: each is a state of one image in one view.
 
     Attributes:
         images: ``(M,)``, the image whose tree each belongs to.
@@ -34,7 +34,7 @@ class Nodes:
 
 
 class SearchTrees:
-    """One tree per image: nodes are states, open entries are nodes with their next decision.
+    """Search trees, one per image: nodes are states, entries are nodes with their next decision.
 
     The root is the default state of the first view. `expand` takes, in every tree that may still
     grow, the open entry with the best score. Its decision is one of two:
@@ -46,8 +46,8 @@ class SearchTrees:
 
     An entry has the score of its node. Of equal scores the one created first is taken; of the two
     entries of a default state the one for its first group is the older. A tree ends at ``budget``:
-    an expansion is cut to the children that the budget allows, and decisions that cost more than
-    is left are passed over.
+    of an expansion only as many children are taken as the budget allows, and decisions that cost
+    more than is left are skipped.
 
     All trees are kept in arrays and grow in step, which for large batches is several times faster
     than one heap per image.
@@ -106,7 +106,7 @@ class SearchTrees:
         return Nodes(self._every, np.zeros_like(self._every))
 
     def rows(self, nodes: Nodes) -> Rows:
-        """Nodes as rows to compute, with the groups that later nodes may still decide."""
+        """Rows of nodes, with the groups that are still undecided as open."""
         at = nodes.images, nodes.positions
         undecided = self._undecided[at][:, 1:] & self._growing()[nodes.images, None]
         return Rows(
@@ -120,14 +120,14 @@ class SearchTrees:
         return self._choices[nodes.images, nodes.positions, VIEW]
 
     def learn(self, nodes: Nodes, feedback: Feedback) -> None:
-        """Take in scores of nodes; images with a confident one are finished."""
+        """Set the scores of nodes, and finish the images that have a confident one."""
         if feedback.scores is not None:
             self._scores[nodes.images, nodes.positions] = _finite(feedback.scores)
         if feedback.confident is not None:
             self._finished[nodes.images[feedback.confident.numpy()]] = True
 
     def expand(self) -> Nodes | None:
-        """Expand the best entry of every tree that may grow; None when no tree grows any more.
+        """Expand the best entry of every tree that may grow; None when no tree can.
 
         Returns:
             The new nodes: the first one of each image, then the second of each, and so on.
@@ -195,5 +195,5 @@ class SearchTrees:
 
 
 def _finite(scores: torch.Tensor) -> np.ndarray:
-    """Scores that compare: a broken prediction (NaN) is the worst, not the best."""
+    """Scores without NaN: a prediction with NaN ranks last."""
     return np.nan_to_num(scores.detach().float().numpy(), nan=WORST, posinf=WORST)
