@@ -102,7 +102,7 @@ def make_config(args: argparse.Namespace) -> Config:
     apply_search_flags(cfg, args)
     if args.plain:
         make_plain(cfg)
-    if args.tta:
+    if args.tta or (cfg.get('always_tta') and not args.plain):
         use_tta(cfg)
     if args.amp:
         cfg.test_cfg.fp16 = True

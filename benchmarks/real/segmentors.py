@@ -19,7 +19,7 @@ from mmengine.dataset import pseudo_collate
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmdiscard.tta.view_output import split_views
+from mmdiscard.models.views import split_views
 from mmdiscard.utils import Progress
 
 from .segmentor_atoms import IMAGE_STEPS, SegmentorAtoms

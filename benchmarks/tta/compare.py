@@ -23,13 +23,13 @@ from benchmarks.tta.report import ALONE, PLAIN
 from mmdiscard.engine.load_runner import digest, load_runner, search_settings
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.models import attach
+from mmdiscard.models.views import split_views, view_names
 from mmdiscard.registry import MERGERS, build
 from mmdiscard.tta.labelled_views import LabelledViews, tta_model
 from mmdiscard.tta.merger_fitting import FitRequest, cached_logits
 from mmdiscard.tta.mergers import Merger
 from mmdiscard.tta.mergers.fitted import MergerFile
 from mmdiscard.tta.mergers.fitting import FITS
-from mmdiscard.tta.view_output import split_views, view_names
 from mmdiscard.utils import Progress, as_json, innermost_datasets, report, write_json
 from mmdiscard.version import __version__
 

@@ -181,6 +181,15 @@ def search_hook_of(cfg: Config) -> ConfigDict | None:
     return None
 
 
+def add_import(cfg: Config) -> None:
+    """Let ``cfg`` import mmdiscard where it is run again."""
+    imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
+    names = imports['imports']
+    names = [names] if isinstance(names, str) else list(names)
+    if 'mmdiscard' not in names:
+        cfg.custom_imports = dict(imports, imports=[*names, 'mmdiscard'])
+
+
 def make_plain(cfg: Config) -> None:
     """Take mmdiscard out of ``cfg``: none of its hooks, and the package's own TTA model."""
     hooks = cfg.get('custom_hooks') or []

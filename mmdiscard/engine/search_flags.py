@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from ..errors import MMDiscardError
 from ..registry import SEARCHES, lookup
 from ..search.budget import Budget
-from .config import search_hook_of
+from .config import add_import, search_hook_of
 
 #: values of `groups` that are words; anything else is a list
 WORDS = ('auto', 'all', 'inner')
@@ -78,11 +78,7 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
 
 def _add_hook(cfg: Config) -> ConfigDict:
     """A hook with default settings, and the import that registers it where `cfg` is run again."""
-    imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
-    names = imports['imports']
-    names = [names] if isinstance(names, str) else list(names)
-    if 'mmdiscard' not in names:
-        cfg.custom_imports = dict(imports, imports=[*names, 'mmdiscard'])
+    add_import(cfg)
     new = ConfigDict(type='mmdiscard.SubsamplingSearchHook')
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), new]
     return cfg.custom_hooks[-1]

@@ -13,10 +13,10 @@ from ..models import unwrap
 from ..models.batch_inference import BatchInference
 from ..models.ensemble import Ensemble, ensemble_of
 from ..models.results import SearchResult
+from ..models.views import errors_name_view
 from ..search import Budget, GreedySearch
 from .joint_search import JointSearch
 from .mergers import FittedMerger, Merger
-from .view_output import errors_name_view
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from torch.utils.data import Subset
 from ..engine.data_subset import CalibrationImages, ordered_loader
 from ..errors import MMDiscardError
 from ..models import adapter_class, unwrap
+from ..models.views import split_views, view_names
 from ..utils import Progress, innermost_datasets
 from .logit_cache import IGNORED, LogitCache
 from .models import DiscardClsTTA, DiscardSegTTA, DiscardTTA
-from .view_output import ViewOutput, split_views, view_names
+from .view_output import ViewOutput
 
 #: from the output of a view and the position of its image: logits ``(rows, K)``, labels ``(rows,)``
 ReadRows = Callable[[ViewOutput, int], tuple[Tensor, Tensor]]

@@ -10,16 +10,10 @@ from torch import Tensor, nn
 
 from ..errors import MMDiscardError
 from ..models import adapter_class, unwrap
+from ..models.views import errors_name_view, split_views, view_names
 from ..registry import MERGERS, MODELS, build
 from .joint_budget import JointBudget, ViewLogits
-from .view_output import (
-    ViewOutput,
-    errors_name_view,
-    read_classifier,
-    read_segmentor,
-    split_views,
-    view_names,
-)
+from .view_output import ViewOutput, read_classifier, read_segmentor
 
 
 class DiscardTTA(BaseTTAModel):

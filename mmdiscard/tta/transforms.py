@@ -9,6 +9,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform, Compose
 
 from ..errors import MMDiscardError
+from ..models.views import VIEW
 from ..registry import POLICIES, TRANSFORMS, build
 
 #: (y, x) of a window: 0 is top or left, 1 bottom or right
@@ -20,7 +21,6 @@ CORNERS = {
     'top right': (0.0, 1.0),
 }
 SIZE = 'view_size'  # size of the image before its views are made
-VIEW = 'view'  # key of a sample's metainfo that holds the name of its view
 
 
 @TRANSFORMS.register_module()

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..errors import MMDiscardError
 from ..models.ensemble import Ensemble, ensemble_of
 from ..models.results import SearchResult
-from .transforms import VIEW
 
 SMALLEST = 1e-6
 
@@ -37,52 +36,6 @@ class ViewOutput:
     def values(self, on: str) -> Tensor:
         """``'probabilities'`` or ``'logits'``."""
         return getattr(self, on)()
-
-
-def split_views(data: Any) -> list[Any]:
-    """The views of a batch that MM collated, each in the form that `test_step` takes."""
-    if isinstance(data, dict):
-        count = len(next(iter(data.values())))
-        return [{key: values[view] for key, values in data.items()} for view in range(count)]
-    return [[part[view] for part in data] for view in range(len(data[0]))]
-
-
-def view_names(views: Sequence[Any]) -> list[str]:
-    """Name of every view of a batch.
-
-    `TestTimePolicy` names its views; those of MM's `TestTimeAug` are named by position and flip.
-    """
-    return [_name(index, _first_sample(view)) for index, view in enumerate(views)]
-
-
-def _name(index: int, sample: Any) -> str:
-    meta = {} if sample is None else sample.metainfo
-    flip = f' {meta.get("flip_direction")} flip' if meta.get('flip') else ''
-    return meta.get(VIEW, f'view {index}{flip}')
-
-
-def _first_sample(view: Any) -> Any:
-    samples = view.get('data_samples') if isinstance(view, dict) else view[-1]
-    return samples[0] if isinstance(samples, list | tuple) and samples else None
-
-
-@contextmanager
-def errors_name_view(view: Any, name: str) -> Iterator[None]:
-    """Turn what the model raises on a view into an error that names the view and the image.
-
-    Raises:
-        MMDiscardError: instead of what the model raises.
-    """
-    try:
-        yield
-    except (MMDiscardError, torch.cuda.OutOfMemoryError):
-        raise
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        meta = getattr(_first_sample(view), 'metainfo', {})
-        raise MMDiscardError(
-            f'the model cannot predict the view {name!r} of {meta.get("img_path", "an image")} '
-            f'(size {meta.get("img_shape", "unknown")}): {error}; take it out of tta_pipeline'
-        ) from error
 
 
 # ------------------------------------------------------------------------------------ classifiers

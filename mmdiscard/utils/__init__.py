@@ -5,6 +5,7 @@ from .datasets import MIXING, REPEATING, draw, innermost_datasets, without_wrapp
 from .io import as_json, read_json, write_atomically, write_json, write_text
 from .json_format import JsonFormat
 from .progress import Progress, report
+from .tables import markdown_table
 
 __all__ = [
     'JsonFormat',
@@ -14,6 +15,7 @@ __all__ = [
     'as_json',
     'draw',
     'innermost_datasets',
+    'markdown_table',
     'read_json',
     'report',
     'type_name',

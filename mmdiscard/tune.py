@@ -1,0 +1,98 @@
+"""Choose what to do at test time with a model: which views, which states, for which cost.
+
+    python -m mmdiscard.tune CONFIG CHECKPOINT              # at most twice the time
+    python -m mmdiscard.tune CONFIG CHECKPOINT --cost 1.5 --no-flip
+
+Compares mirror images, sizes and states, alone and together, on labelled images that are not the
+test set. Writes WORK_DIR/tuned.py, a config that tests by the best procedure whose gain is certain
+(else the plain model), and table, JSON and figure into WORK_DIR/tune. After an interruption the
+same command goes on with the next image.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+
+from .engine import cli
+from .engine.checkpoint import check_checkpoint_file
+from .engine.config import apply_options, load_config, read_config
+from .engine.data_subset import SPLITS
+from .engine.launcher import prepare_launcher
+from .engine.search_flags import parse_groups
+from .tuning.tune import TuneRequest, tune
+from .tuning.tuning_images import TuningImages
+from .utils import report
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file, or PACKAGE::FOLDER/FILE.py of MM packages')
+    parser.add_argument('checkpoint', help='weights: a file or a URL')
+    parser.add_argument(
+        '--cost', type=float, default=2.0, help='plain forwards per image, at most (default: 2)'
+    )
+    parser.add_argument(
+        '--images', type=int, default=200, help='number of labelled images (default: 200)'
+    )
+    parser.add_argument(
+        '--split', choices=SPLITS, default='val', help='split to draw them from (default: val)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='of draw and intervals (default: 0)')
+    parser.add_argument(
+        '--no-flip',
+        action='store_true',
+        help='try no mirror images: where these have another meaning, as with digits and letters',
+    )
+    parser.add_argument(
+        '--sizes',
+        type=float,
+        nargs='*',
+        default=[0.75, 1.25],
+        help="sizes to try, as factors of the config's; nothing for none (default: 0.75 1.25)",
+    )
+    parser.add_argument(
+        '--groups',
+        type=parse_groups,
+        nargs='*',
+        help='groups to try states of, each as in tools/test.py; nothing for none (default: the '
+        'deepest and the first)',
+    )
+    parser.add_argument(
+        '--states', type=int, nargs='+', default=[2, 4], help='numbers of states (default: 2 4)'
+    )
+    cli.add_run_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    prepared = load_config(args)
+    check_checkpoint_file(args.checkpoint)
+    prepare_launcher(prepared, args)
+    sizes = tuple(sorted({1.0, *args.sizes}))
+    request = TuneRequest(
+        config=args.config,
+        checkpoint=args.checkpoint,
+        folder=Path(prepared.work_dir),
+        images=TuningImages(args.split, args.images, args.seed, sizes, not args.no_flip),
+        cost=args.cost,
+        groups=args.groups,
+        counts=args.states,
+    )
+    as_written = read_config(args.config)
+    apply_options(as_written, args.cfg_options, args.config)
+    try:
+        found = tune(prepared, request, as_written)
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted. Finished images are kept: the same command goes on from there.')
+    if is_main_process():
+        print(found.table())
+    report(f'{request.folder / "tuned.py"}: {found.summary()}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
