@@ -12,7 +12,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PINS := constraints/$(STACK).txt
 PIP := $(PY) -m pip install -c $(PINS)
-EXTRAS := timm,demo,tests
+EXTRAS := timm,export,demo,tests
 
 # What the pins of each stack were made for.
 PYTHONS_onedl := 3.11 3.12

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'mmdiscard'
-FEATURES = ('tta', 'learned', 'calibration', 'tuning')
+FEATURES = ('tta', 'learned', 'calibration', 'tuning', 'graphs')
 #: modules that are run, as `python -m mmdiscard.test`: each may import a feature, none is imported
 COMMANDS = ('test', 'calibrate', 'fit_tta', 'train_aggregator', 'tune', 'export')
 INIT = '.__init__'

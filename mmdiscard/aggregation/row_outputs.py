@@ -86,7 +86,7 @@ class RowOutputs:
         return _per_row(probability_margin(self.logits, self._independent))
 
 
-def normalized_entropy(logits: Tensor, independent: bool = False) -> Tensor:
+def normalized_entropy(logits: Tensor, independent: bool = False, in_parts: bool = True) -> Tensor:
     """Entropy over classes divided by its maximum: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1.
 
     A single channel is the logit of a binary decision.
@@ -95,8 +95,10 @@ def normalized_entropy(logits: Tensor, independent: bool = False) -> Tensor:
         logits: ``(M, K, ...)``.
         independent: every class is a binary decision of its own (sigmoid, as of multi-label heads):
             the mean of their entropies.
+        in_parts: work on a few rows of pixels at a time, which is faster but cannot be traced.
     """
-    return _in_parts(_independent_entropy if independent else _entropy, logits)
+    entropy = _independent_entropy if independent else _entropy
+    return _in_parts(entropy, logits) if in_parts else entropy(logits)
 
 
 def probability_margin(logits: Tensor, independent: bool = False) -> Tensor:

@@ -46,7 +46,7 @@ class RunningMean:
                 `translate`; None for not at all.
             writable: whether values and weights may be overwritten.
         """
-        weights = _expand(weights, values)
+        weights = expand_weights(weights, values)
         if shift is None or not shift.any():
             self._add(images, values, weights, writable)
         elif self.value is None:
@@ -103,7 +103,7 @@ class RunningMean:
         return weights / self.total[index]
 
 
-def _expand(weights: Tensor, values: Tensor) -> Tensor:
+def expand_weights(weights: Tensor, values: Tensor) -> Tensor:
     """``(m,)`` or ``(m, H, W)`` so that it multiplies ``(m, C, ...)``."""
     if weights.ndim == 1:
         return weights.view(-1, *[1] * (values.ndim - 1))

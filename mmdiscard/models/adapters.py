@@ -290,7 +290,7 @@ class SegmentorAdapter(ModelAdapter):
 
     @staticmethod
     def has_independent_classes(model: nn.Module) -> bool:
-        head = _last_head(model)
+        head = last_head(model)
         losses = head.loss_decode if hasattr(head, 'loss_decode') else nn.Identity()
         return any(getattr(loss, 'use_sigmoid', False) for loss in losses.modules())
 
@@ -316,7 +316,7 @@ class SegmentorAdapter(ModelAdapter):
         return self.model._decode_head_forward_train(features, samples)
 
     def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
-        loss = _loss_by_feat(_last_head(self.model))
+        loss = _loss_by_feat(last_head(self.model))
         return super().loss_of_logits(logits, samples) if loss is None else loss(logits, samples)
 
     def context_of(self, context: list[dict], rows: Sequence[int]) -> list[dict]:
@@ -336,7 +336,8 @@ class SegmentorAdapter(ModelAdapter):
         return predict(inputs, batch_img_metas)
 
 
-def _last_head(model: nn.Module) -> nn.Module:
+def last_head(model: nn.Module) -> nn.Module:
+    """The decode head of a segmentor whose output is the prediction."""
     head = model.decode_head
     return head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
 

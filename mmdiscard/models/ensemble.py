@@ -34,13 +34,14 @@ class Ensemble:
     Attributes:
         last: `SearchResult` of the last batch; None before the first.
         listeners: called with every `SearchResult`.
+        input_size: ``(H, W)`` that the model was traced with.
     """
 
     def __init__(self, pipeline: Pipeline, input_size: tuple[int, int]) -> None:
         self.pipeline = pipeline
         self.last: SearchResult | None = None
         self.listeners: list[Callable[[SearchResult], None]] = []
-        self._input_size = input_size
+        self.input_size = input_size
         self._attached = True
 
     @property
@@ -92,7 +93,7 @@ class Ensemble:
     def fingerprint(self) -> Fingerprint:
         """What a file made for this model and these groups is checked against."""
         model, backbone = self.adapter.model, self.adapter.backbone
-        return Fingerprint.of(model, backbone, self.groups, self._input_size)
+        return Fingerprint.of(model, backbone, self.groups, self.input_size)
 
     @property
     def divisor(self) -> tuple[int, int]:

@@ -157,6 +157,8 @@ class _LayerHooks:
         self.grid = (int(factor[0] > 1), int(factor[1] > 1))
 
     def extend(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if self.owner.selection is None:
+            return None
         maps = maps_in((args, kwargs))
         received = maps[0]
         inputs = self.owner.exchange(self.column, self.name, received, alone=len(maps) == 1)
@@ -176,6 +178,8 @@ class _LayerHooks:
         return tree_map(extended, (args, kwargs))
 
     def trim(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        if self.owner.selection is None:
+            return None
         received = maps_in((args, kwargs))[0]
         offsets = self.owner.offsets(self.column, len(received))
         if offsets is None:
