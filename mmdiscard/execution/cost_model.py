@@ -1,15 +1,13 @@
 """What states cost: multiply-accumulates between groups, and the prefix-tree bound."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..search import Prices
-from ..subsampling import StateHooks
+from ..subsampling import SubsamplingGroup, SubsamplingMap
 
 
 @dataclass(frozen=True)
@@ -56,35 +54,24 @@ class CostModel:
         )
 
 
-@torch.no_grad()
 def measure_cost(
-    hooks: StateHooks,
-    backbone: Callable[[Tensor], tuple[Tensor, ...]],
-    head: Callable[[tuple[Tensor, ...]], object],
-    image: Tensor,
+    found: SubsamplingMap,
+    groups: Sequence[SubsamplingGroup],
+    head: Callable[[], object] = lambda: None,
 ) -> CostModel:
     """Count the multiply-accumulates of one forward.
 
     Args:
-        hooks: of the searched groups.
-        backbone: image ``(1, 3, H, W)`` to output levels.
-        head: output levels to whatever the model makes of them.
-        image: the image to measure with.
+        found: what discovery counted in the backbone.
+        groups: the searched groups.
+        head: runs what comes after the backbone, at the size of the images that were traced.
     """
-    groups = hooks.space.groups
-    seen: dict[int, int] = {}
     with FlopCounterMode(display=False) as counter:
-
-        def reached(column: int) -> None:
-            seen.setdefault(column, counter.get_total_flops())
-
-        with hooks.select(hooks.space.default(1), reached=reached):
-            levels = backbone(image)
-        whole_backbone = counter.get_total_flops()
-        head(levels)
-        total = max(counter.get_total_flops(), 1)
+        head()
+    total = max(found.macs + counter.get_total_flops() // 2, 1)
+    ahead = {layer.name: layer.macs for layer in found.layers}
     return CostModel(
-        before=tuple(seen.get(column, 0) / total for column in range(len(groups))),
-        backbone=whole_backbone / total,
-        macs=total // 2,
+        before=tuple(min(ahead[name] for name in group.members) / total for group in groups),
+        backbone=found.macs / total,
+        macs=total,
     )

@@ -6,7 +6,7 @@ number of images in mind while it runs comes out wrong or not at all: there, sta
 from further ahead.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,39 +47,38 @@ def find_reentry_points(
     groups = hooks.space.groups
     last = [group.num_indices - 1 for group in groups]
     states = torch.tensor([last, [0] * len(groups)])
-    with hooks.select(states, record=range(len(groups))) as selection:
-        expected = forward(images)
-    recorded = selection.recorded
-    return ReentryPoints(
-        tuple(
-            _dummy_rows(forward, hooks, images, states, column, recorded.get(column, {}), expected)
-            for column in range(len(groups))
-        )
-    )
+    rows: dict[int, int] = {}
+    for dummies in DUMMIES:
+        # With another number of rows than of dummies it shows if the backbone minds that number.
+        some, columns = slice(dummies + 1), [i for i in range(len(groups)) if i not in rows]
+        if columns:
+            entered = _enterable(forward, hooks, images[some], states[some], dummies, columns)
+            rows |= dict.fromkeys(entered, dummies)
+    return ReentryPoints(tuple(map(rows.get, range(len(groups)))))
 
 
-def _dummy_rows(
+def _enterable(
     forward: Callable[[Tensor], Levels],
     hooks: StateHooks,
     images: Tensor,
     states: Tensor,
-    column: int,
-    fed: dict[str, Tensor],
-    expected: Levels,
-) -> int | None:
-    """The fewest rows with which the backbone can be entered at one group."""
-    group = hooks.space.groups[column]
-    if set(fed) != set(group.members) or any(len(t) != len(states) for t in fed.values()):
-        return None
-    for rows in DUMMIES:
+    dummies: int,
+    columns: Sequence[int],
+) -> Iterator[int]:
+    """Those of the columns where the backbone can be entered with so many dummy rows."""
+    with hooks.select(states, record=columns) as selection:
+        expected = forward(images)
+    for column in columns:
+        group, fed = hooks.space.groups[column], selection.recorded.get(column, {})
+        if set(fed) != set(group.members) or any(len(t) != len(states) for t in fed.values()):
+            continue
         try:
             with hooks.select(states, entry=column, fed=fed):
-                found = forward(images[:rows])
+                found = forward(images[:dummies])
         except Exception:  # whatever a backbone of others raises: then not like this
             continue
         if all(_close(found[level], expected[level]) for level in group.levels):
-            return rows
-    return None
+            yield column
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:

@@ -12,7 +12,6 @@ from ..errors import MMDiscardError
 from ..execution import (
     DEFAULT_CACHE_BYTES,
     CostModel,
-    Levels,
     MemoryLimits,
     PrefixExecutor,
     ReentryPoints,
@@ -84,7 +83,7 @@ def attach(
     aggregator.check(adapter_type.dense)
     limits = MemoryLimits(max_rows, max_cache_bytes)
     which, input_size, in_channels = _subsampling_options(subsampling or {})
-    with undisturbed(model), ExitStack() as undo:
+    with undisturbed(model) as restore, ExitStack() as undo:
         adapter = adapter_type(model)
         undo.callback(adapter.uninstall)
         found = map_subsampling(
@@ -99,14 +98,15 @@ def attach(
         undo.callback(hooks.remove)
         geometry = Geometry(hooks.space, found.strides)
         images = _model_image(adapter, found)
-        probe = _Probe(adapter, hooks, found, images)
-        test = SelfTest(adapter, images, found.small_size) if self_test else None
+        test = SelfTest(adapter, images, found.small_size, restore) if self_test else None
         if test is not None:
             test.observe()
-        cost_model = probe.cost_model()
+        entries = _find_reentry_points(adapter, hooks, found)
+        probe = _HeadProbe(adapter, found, images)
+        cost_model = measure_cost(found, groups, probe.run)
         aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
         features = CheckedSizes(adapter.features, found)
-        executor = PrefixExecutor(features, hooks, cost_model, probe.reentry_points(), limits)
+        executor = PrefixExecutor(features, hooks, cost_model, entries, limits)
         pipeline = Pipeline(adapter, executor, search, aggregator, geometry, cost_model)
         ensemble = Ensemble(pipeline, found.input_size)
         adapter.install(ensemble.predict)
@@ -127,75 +127,62 @@ def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
     return next(accepted, blank_image(backbone, size, channels[0]))
 
 
-class _Probe:
-    """Runs a model once or twice on small inputs, to learn what attaching needs.
+def _find_reentry_points(
+    adapter: ModelAdapter, hooks: StateHooks, found: SubsamplingMap
+) -> ReentryPoints:
+    """Where the backbone can be entered: that is the same at any size."""
+    images = [
+        noise_image(adapter.backbone, found.small_size, found.in_channels, seed) for seed in (0, 1)
+    ]
+    return find_reentry_points(adapter.features, hooks, torch.cat(images))
 
-    To be used inside `undisturbed`: in evaluation mode and without gradients.
+
+class _HeadProbe:
+    """Runs the head of a model on noise, to learn what it costs and gives.
+
+    To be used inside `undisturbed`, after the backbone ran at any size.
 
     Args:
         adapter: of the model.
-        hooks: of the searched groups.
         found: what discovery says of the backbone.
-        model_image: blank, ``(1, C, H, W)`` as the model receives it.
+        images: blank, ``(1, C, H, W)`` as the model receives them.
     """
 
-    def __init__(
-        self,
-        adapter: ModelAdapter,
-        hooks: StateHooks,
-        found: SubsamplingMap,
-        model_image: Tensor,
-    ) -> None:
-        self.adapter = adapter
-        self.hooks = hooks
-        self.found = found
-        self.image = blank_image(adapter.backbone, found.input_size, found.in_channels)
-        self.model_image = model_image
-        self.context = adapter.default_context(model_image)
+    def __init__(self, adapter: ModelAdapter, found: SubsamplingMap, images: Tensor) -> None:
+        self._adapter = adapter
+        self._images = images
+        self._levels = adapter.backbone_patch.noise_levels(found.shapes)
 
-    def head(self, levels: Levels) -> Tensor:
-        return self.adapter.head(levels, self.model_image, self.context)
-
-    def cost_model(self) -> CostModel:
-        """Count the multiply-accumulates of one image, part by part.
+    def run(self) -> None:
+        """Compute logits.
 
         Raises:
             MMDiscardError: if the model does not run on images of that size.
         """
         try:
-            return measure_cost(self.hooks, self.adapter.features, self.head, self.image)
+            context = self._adapter.default_context(self._images)
+            self._logits = self._adapter.head(self._levels, self._images, context)
         except (RuntimeError, AssertionError, IndexError) as error:
             raise MMDiscardError(
-                f'the model does not run on an image of {tuple(self.image.shape[2:])}: {error}; if '
-                'another size would do, set `input_size` in `subsampling`'
+                f'the model does not run on an image of {tuple(self._images.shape[2:])}: {error}; '
+                'if another size would do, set `input_size` in `subsampling`'
             ) from error
 
     def merge_target(self, geometry: Geometry, aggregator: Aggregator) -> MergeTarget:
         """Shapes of the tensors that the aggregator merges."""
-        levels = self.adapter.features(self.image)
+        adapter = self._adapter
         if aggregator.stage.head_after:
-            merged, read = levels, self.adapter.levels_read(levels, self.model_image)
+            merged, read = self._levels, adapter.levels_read(self._levels, self._images)
         else:
-            merged, read = (self.head(levels),), (True,)
-        model, size = self.adapter.model, tuple(self.image.shape[2:])
+            merged, read = (self._logits,), (True,)
+        size, groups = tuple(self._images.shape[2:]), geometry.space.groups
         channels = [tensor.shape[1] for tensor in merged]
-        groups = self.hooks.space.groups
         return MergeTarget(
             geometry=geometry,
             shapes=tuple(tuple(tensor.shape[1:]) for tensor in merged),
             read=read,
-            fingerprint=Fingerprint.of(model, self.adapter.backbone, groups, size, channels),
+            fingerprint=Fingerprint.of(adapter.model, adapter.backbone, groups, size, channels),
         )
-
-    def reentry_points(self) -> ReentryPoints:
-        """Where the backbone can be entered: that is the same at any size."""
-        backbone, size, channels = (
-            self.adapter.backbone,
-            self.found.small_size,
-            self.found.in_channels,
-        )
-        images = torch.cat([noise_image(backbone, size, channels, seed) for seed in (0, 1)])
-        return find_reentry_points(self.adapter.features, self.hooks, images)
 
 
 def _subsampling_options(

@@ -9,7 +9,7 @@ That entering the backbone at a group equals running it whole is checked by `fin
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -44,10 +44,18 @@ class SelfTest:
         adapter: of the model, not installed yet.
         image: ``(1, C, H, W)``, blank, of the size to check states at.
         small_size: ``(H, W)`` that is enough to compare predictions of one state.
+        restore: brings back random state and buffers, see `undisturbed`.
     """
 
-    def __init__(self, adapter: ModelAdapter, image: Tensor, small_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        image: Tensor,
+        small_size: tuple[int, int],
+        restore: Callable[[], None],
+    ) -> None:
         self.adapter = adapter
+        self._restore = restore
         self.name = type(adapter.model).__name__
         self._noise = noise(image.shape, 1.0).to(image)
         self._small = noise((*image.shape[:2], *small_size), 1.0).to(image)
@@ -57,7 +65,7 @@ class SelfTest:
     def observe(self) -> None:
         """Predict with the untouched model."""
         for images in (self._small, self._noise):
-            with undisturbed(self.adapter.model), self.adapter.input_watch.recorded() as calls:
+            with self.adapter.input_watch.recorded() as calls:
                 try:
                     self._plain = self._predict(images)
                 except Exception as error:  # whatever a model of others raises
@@ -81,15 +89,15 @@ class SelfTest:
         """
         if self._plain is None:
             return
-        with undisturbed(self.adapter.model):
-            self._check_one_state(pipeline)
-            self._check_states(pipeline)
+        self._check_one_state(pipeline)
+        self._check_states(pipeline)
 
     def _head(self, levels: Levels, images: Tensor) -> Tensor:
         torch.manual_seed(0)  # some heads draw random numbers, as the Hamburger of SegNeXt does
         return self.adapter.head(levels, images, self.adapter.default_context(images))
 
     def _predict(self, images: Tensor) -> list[Tensor]:
+        self._restore()
         torch.manual_seed(0)
         samples = self.adapter.model.predict(images, self.adapter.samples(images))
         leaves = tree_flatten([sample.to_dict() for sample in samples])[0]
@@ -258,20 +266,27 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; random state, modes and buffers come back afterwards."""
+def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Evaluation mode without gradients; random state, modes and buffers come back afterwards.
+
+    Yields a function that brings buffers and random state of Python and NumPy back at once.
+    """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     states = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.is_cuda}
-    try:
-        with torch.random.fork_rng(devices), inference_mode(model):
-            yield
-    finally:
+
+    @torch.no_grad()
+    def restore() -> None:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+    try:
+        with torch.random.fork_rng(devices), inference_mode(model):
+            yield restore
+    finally:
+        restore()
 
 
 def _first_line(error: Exception) -> str:

@@ -29,7 +29,8 @@ def inference_mode(module: nn.Module) -> Iterator[None]:
     if module.training:
         module.eval()
     for submodule, _ in flags:
-        submodule.training = False
+        if submodule.training:  # assigning to a module is slow
+            submodule.training = False
     for parameter in learning:
         parameter.requires_grad = False
     try:
@@ -37,7 +38,8 @@ def inference_mode(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         for submodule, training in flags:
-            submodule.training = training
+            if submodule.training != training:
+                submodule.training = training
         for parameter in learning:
             parameter.requires_grad = True
 

@@ -6,16 +6,20 @@ convolutions) answer NaN wrongly or crash, and small differences die in saturate
 drown in rounding. The operators depend on no value, and one forward answers every question.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 
+NESTS = (tuple, list, dict)
 IMAGE = 0  # the node of the image
+# What operators cost, by PyTorch; up to 2.1 these formulas stood under another name.
+FORMULAS = getattr(flop_counter, 'flop_registry', None) or flop_counter.flop_mapping
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,14 @@ class DataflowRecorder(TorchDispatchMode):
 
     Args:
         image: the input of the forward.
+
+    Attributes:
+        flops: floating-point operations so far, two per multiply-accumulate.
     """
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()
+        self.flops = 0
         self.sources: list[tuple[int, ...]] = [()]
         self._writers: dict[int, int] = {}
         self._storages: list[StorageWeakRef] = []  # keep the identities of freed memory unique
@@ -69,6 +77,7 @@ class DataflowRecorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        self.flops += _flops(func, args, kwargs, output)
         if not _reads_shape_only(func):
             self._record(func, args, kwargs, output)
         return output
@@ -112,11 +121,13 @@ def tensors_in(values: Any) -> list[Tensor]:
     """All tensors in nested tuples, lists and dicts."""
     if isinstance(values, Tensor):
         return [values]
-    if isinstance(values, Mapping):
-        values = values.values()
-    elif not isinstance(values, (tuple, list)):
+    if not isinstance(values, NESTS):
         return []
-    return [tensor for value in values for tensor in tensors_in(value)]
+    found = []
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, (Tensor, *NESTS)):
+            found += tensors_in(value)
+    return found
 
 
 def maps_in(values: Any) -> list[Tensor]:
@@ -160,3 +171,16 @@ def _reads_shape_only(func: torch._ops.OpOverload) -> bool:
     """Whether the output is new and has nothing of a tensor argument but its shape."""
     name = func._schema.name.partition('::')[2]
     return name.endswith('_like') or name.startswith('new_')
+
+
+def _flops(func: torch._ops.OpOverload, args: tuple, kwargs: dict, output: Any) -> int:
+    """What an operator costs, as `FlopCounterMode` counts it in one forward's time more."""
+    formula = FORMULAS.get(func._overloadpacket)
+    if formula is None:
+        return 0
+    by_shape = getattr(formula, '__wrapped__', formula)  # newer ones are wrapped to take tensors
+    return by_shape(*map(_shape, args), **kwargs, out_shape=_shape(output))
+
+
+def _shape(leaf: Any) -> Any:
+    return leaf.shape if isinstance(leaf, Tensor) else leaf

@@ -29,9 +29,9 @@ from .dataflow import IMAGE, Dataflow
 from .layers import unsupported_because
 from .reachability import levels_touched, smallest_cut
 from .state import SubsamplingGroup
-from .strides import Layer, Trace, grows
+from .strides import Layer, Sizes, Trace, grows
 from .subsampling_map import SubsamplingMap
-from .tracing import trace_image, trace_small
+from .tracing import small_sizes, trace_image
 
 OFF_TRUNK = 'not on the trunk: the image reaches the deepest output past it too'
 TWICE = 'it is called more than once in a forward'
@@ -75,9 +75,9 @@ def map_subsampling(
     """
     with inference_mode(backbone):
         trace = trace_image(backbone, input_size, in_channels, expected_channels)
-        small = trace_small(backbone, trace)
-        if small is not trace:
-            trace, small = trace.laid_out_as(small), small.laid_out_as(trace)
+        small = small_sizes(backbone, trace)
+        if small.input_size != input_size:
+            trace = trace.laid_out_as(small)
         _check_flow(backbone, trace)
         groups, rejected = _groups_of_layers(backbone, trace)
         loose = [layer for layer in trace.layers if rejected.get(layer.name) == OFF_TRUNK]
@@ -99,6 +99,7 @@ def map_subsampling(
         fixed=fixed,
         unseen=tuple(stride for stride in trace.unseen if stride not in explained),
         layers=(*trace.layers, *trace.modules),
+        macs=trace.macs,
         deepest=trace.deepest,
         flow=trace.flow,
     )
@@ -179,7 +180,7 @@ def _check_flow(backbone: nn.Module, trace: Trace) -> None:
         )
 
 
-def _is_fixed(trace: Trace, small: Trace, groups: Sequence[SubsamplingGroup]) -> bool:
+def _is_fixed(trace: Trace, small: Sizes, groups: Sequence[SubsamplingGroup]) -> bool:
     """Whether maps in front of groups or at output levels do not grow with the image.
 
     Raises:
@@ -188,9 +189,10 @@ def _is_fixed(trace: Trace, small: Trace, groups: Sequence[SubsamplingGroup]) ->
     """
     names = {name for group in groups for name in group.members}
     sizes = (trace.input_size, small.input_size)
+    maps = [one.maps(names, trace.channels_last) for one in (trace.sizes, small)]
     fixed = [
         (size, stride)
-        for (size, stride), (other, _) in zip(trace.maps(names), small.maps(names), strict=True)
+        for size, other, stride in zip(*maps, trace.strides_of_maps(names), strict=True)
         if any(stride) and not grows(sizes, (size, other), stride)
     ]
     for size, stride in fixed:

@@ -32,6 +32,7 @@ class Layer:
         stride: input stride ``(Sy, Sx)``, in image pixels.
         shape: of its input, the first map if it receives several.
         order: when it was called, counted from 0.
+        macs: multiply-accumulates before that call.
         calls: how often it was called.
         unlike: whether it receives or returns maps of several sizes.
     """
@@ -41,6 +42,7 @@ class Layer:
     stride: Size
     shape: Shape
     order: int
+    macs: int = 0
     calls: int = 1
     unlike: bool = False
 
@@ -55,6 +57,34 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """The sizes of the maps of one forward.
+
+    Attributes:
+        input_size: ``(H, W)`` of the image.
+        received: name, factor and shape of the input of strided layers, one for each call, in
+            order.
+        shapes: of every output level.
+    """
+
+    input_size: Size
+    received: tuple[tuple[str, Size, Shape], ...]
+    shapes: tuple[Shape, ...]
+
+    @property
+    def sequence(self) -> list[tuple[str, Size]]:
+        """Which strided layers ran, in order, whatever the size of the image."""
+        return [(name, factor) for name, factor, _ in self.received]
+
+    def maps(self, names: Collection[str], channels_last: Sequence[bool]) -> list[Size]:
+        """Size of what some layers receive, and of all output levels."""
+        return [
+            *(shape[-2:] for name, _, shape in self.received if name in names),
+            *map(spatial_size, self.shapes, channels_last),
+        ]
+
+
+@dataclass(frozen=True)
 class Trace:
     """What one forward shows.
 
@@ -63,6 +93,7 @@ class Trace:
         in_channels: of the image.
         layers: strided layers, one for each call, in order.
         modules: other modules with smaller maps behind than in front of them, in order.
+        macs: multiply-accumulates of the backbone.
         shapes: of every output level.
         strides: stride of every output level; (0, 0) for an output that is not a map.
         channels_last: by output level, whether it is a map ``(N, h, w, C)``.
@@ -76,6 +107,7 @@ class Trace:
     in_channels: int
     layers: tuple[Layer, ...]
     modules: tuple[Layer, ...]
+    macs: int
     shapes: tuple[Shape, ...]
     strides: tuple[Size, ...]
     channels_last: tuple[bool, ...]
@@ -85,20 +117,16 @@ class Trace:
     ruler: 'StrideRuler'
 
     @property
-    def sequence(self) -> list[tuple[str, Size]]:
-        """Which strided layers ran, in order, whatever the size of the image."""
-        return [(layer.name, layer.factor) for layer in self.layers]
+    def sizes(self) -> Sizes:
+        """What `trace_sizes` gives."""
+        received = tuple((layer.name, layer.factor, layer.shape) for layer in self.layers)
+        return Sizes(self.input_size, received, self.shapes)
 
-    def maps(self, names: Collection[str]) -> list[tuple[Size, Size]]:
-        """Size and stride of what some layers receive, and of all output levels."""
-        received = (layer for layer in self.layers if layer.name in names)
-        sizes = map(spatial_size, self.shapes, self.channels_last)
-        return [
-            *((layer.shape[-2:], layer.stride) for layer in received),
-            *zip(sizes, self.strides, strict=True),
-        ]
+    def strides_of_maps(self, names: Collection[str]) -> list[Size]:
+        """The strides of `Sizes.maps`."""
+        return [*(one.stride for one in self.layers if one.name in names), *self.strides]
 
-    def laid_out_as(self, other: 'Trace') -> 'Trace':
+    def laid_out_as(self, other: Sizes) -> 'Trace':
         """Strides of the levels read anew where a trace at another size tells their axes apart.
 
         Of a map ``(N, h, w, C)``, the last axis keeps its size and the one before it does not.
@@ -133,7 +161,8 @@ def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Tr
     image = noise_image(backbone, input_size, in_channels)
     recorder = _Recorder(backbone, image)
     try:
-        with recorder.flow:
+        # Inference mode would hide of which operators others, such as `linear`, consist.
+        with torch.inference_mode(False), torch.no_grad(), recorder.flow:
             output = backbone(image)
     except Exception as error:  # whatever a backbone of others raises
         raise TraceError(error, recorder.calls) from error
@@ -151,6 +180,7 @@ def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Tr
         in_channels=in_channels,
         layers=layers,
         modules=recorder.layers(recorder.shrinking, deepcopy(ruler)),
+        macs=recorder.flow.flops // 2,
         shapes=shapes,
         strides=strides,
         channels_last=channels_last,
@@ -165,6 +195,40 @@ def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Tr
     )
 
 
+def trace_sizes(backbone: nn.Module, input_size: Size, in_channels: int) -> Sizes:
+    """Run ``backbone`` once on an image of noise, and look at sizes alone.
+
+    Raises:
+        TraceError: as `trace_strides`.
+    """
+    received, handles = [], []
+    for name, module in _hookable(backbone):
+        factor = subsampling_factor(module)
+
+        def see(module: nn.Module, args: tuple, kwargs: dict, name=name, factor=factor) -> None:
+            maps = maps_in((args, kwargs))
+            if maps:
+                received.append((name, factor, tuple(maps[0].shape)))
+
+        if factor != (1, 1):
+            handles.append(module.register_forward_pre_hook(see, with_kwargs=True))
+    try:
+        levels = as_levels(backbone(noise_image(backbone, input_size, in_channels)))
+    except Exception as error:  # whatever a backbone of others raises
+        raise TraceError(error, len(received)) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Sizes(input_size, tuple(received), tuple(tuple(level.shape) for level in levels))
+
+
+def _hookable(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules; scripted ones take no hooks: their strides count as unexplained."""
+    for name, module in backbone.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            yield name, module
+
+
 @dataclass
 class _Call:
     """One call of a module.
@@ -174,6 +238,7 @@ class _Call:
         order: when it began.
         inputs: the nodes of its inputs, by the identity of the tensor.
         since: the first node that was computed in it.
+        macs: multiply-accumulates before it.
         shape: of the map that it received.
         factor: by which it subsamples.
         unlike: whether it received or returned maps of several sizes.
@@ -183,6 +248,7 @@ class _Call:
     order: int
     inputs: dict[int, int | None]
     since: int
+    macs: int
     shape: Shape = ()
     factor: Size = (1, 1)
     unlike: bool = False
@@ -203,11 +269,7 @@ class _Recorder:
         self.calls = 0
         self._open: list[_Call] = []
         self._unused: list[tuple[nn.Module, int]] = []  # marks of layers that just returned
-        self._names = {  # scripted ones take no hooks: their strides count as unexplained
-            module: name
-            for name, module in backbone.named_modules()
-            if not isinstance(module, torch.jit.ScriptModule)
-        }
+        self._names = {module: name for name, module in _hookable(backbone)}
         self._paused = False
         self._handles: list = []
         for module in self._names:
@@ -226,6 +288,7 @@ class _Recorder:
                 stride=ruler.input_stride(call.shape[-2:], call.factor),
                 shape=call.shape,
                 order=call.order,
+                macs=call.macs,
                 calls=times[call.name],
                 unlike=call.unlike,
             )
@@ -242,7 +305,8 @@ class _Recorder:
             tensors = tensors_in((args, kwargs))
             inputs = dict(zip(map(id, tensors), self.flow.nodes(tensors), strict=True))
             since = len(self.flow.sources)
-            self._open.append(_Call(self._names[module], self.calls, inputs, since))
+            macs = self.flow.flops // 2
+            self._open.append(_Call(self._names[module], self.calls, inputs, since, macs))
             self.calls += 1
 
     def _left(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -307,11 +371,11 @@ class _Recorder:
 
     @contextmanager
     def _pause(self) -> Iterator[None]:
-        self._paused = True
+        self._paused, flops = True, self.flow.flops
         try:
             yield
         finally:
-            self._paused = False
+            self._paused, self.flow.flops = False, flops
 
 
 def _changed(values: Any, where: Callable[[Tensor], bool] = lambda tensor: True) -> Any:

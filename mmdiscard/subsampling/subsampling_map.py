@@ -31,6 +31,7 @@ class SubsamplingMap:
         unseen: strides that are the product of no layer's or module's factors: something subsamples
             inside a forward, where no hook can reach it.
         layers: all that subsamples: strided layers, then modules around what does.
+        macs: multiply-accumulates of the backbone for an image of ``input_size``.
         deepest: the output level with the fewest cells.
         flow: what depends on what in the forward that was traced.
     """
@@ -46,6 +47,7 @@ class SubsamplingMap:
     fixed: bool = False
     unseen: tuple[Size, ...] = ()
     layers: tuple[Layer, ...] = ()
+    macs: int = 0
     deepest: int = 0
     flow: Dataflow | None = field(default=None, compare=False, repr=False)
 

@@ -4,9 +4,9 @@ from torch import nn
 
 from ..errors import MMDiscardError
 from .backbone import Size, noise_image, plausible_channels
-from .strides import Trace, TraceError, trace_strides
+from .strides import Sizes, Trace, TraceError, trace_sizes, trace_strides
 
-SMALL = (96, 128)  # of the image of the second forward, unless the user's is as small
+SMALL = (64, 96)  # of the image of the second forward, unless the user's is as small
 OTHER_SIZES = (224, 256, 384, 512, 128, 64, 32, 299, 448, 518)  # for advice when one is refused
 
 
@@ -73,14 +73,17 @@ def _runs(backbone: nn.Module, input_size: Size, channels: int) -> bool:
     return True
 
 
-def trace_small(backbone: nn.Module, trace: Trace) -> Trace:
-    """A trace at a small size where the same layers run in the same order, else ``trace``."""
+def small_sizes(backbone: nn.Module, trace: Trace) -> Sizes:
+    """Sizes for a small image with which the same layers run in the same order, else the trace's.
+
+    The image is larger than it where no smaller one will do.
+    """
     height, width = trace.input_size
     wide = (height, width + width // 2)
     size = SMALL if 2 * SMALL[0] * SMALL[1] < height * width else wide
     try:
-        small = trace_strides(backbone, size, trace.in_channels)
+        small = trace_sizes(backbone, size, trace.in_channels)
     except TraceError:
-        return trace
-    alike = small.sequence == trace.sequence and len(small.shapes) == len(trace.shapes)
-    return small if alike else trace
+        return trace.sizes
+    alike = small.sequence == trace.sizes.sequence and len(small.shapes) == len(trace.shapes)
+    return small if alike else trace.sizes

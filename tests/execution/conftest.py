@@ -13,7 +13,7 @@ from small_models import (
     seg_backbone,
 )
 
-from mmdiscard.subsampling import StateHooks, find_subsampling
+from mmdiscard.subsampling import StateHooks, SubsamplingMap, map_subsampling
 from mmdiscard.subsampling.backbone import as_levels
 
 BACKBONES = {
@@ -30,12 +30,14 @@ class HookedBackbone:
 
     forward: Any
     hooks: StateHooks
+    found: SubsamplingMap
 
 
 @pytest.fixture(scope='session', params=BACKBONES.values(), ids=BACKBONES)
 def hooked(request):
     build, config = request.param
     backbone = build(config)
-    hooks = StateHooks(backbone, find_subsampling(backbone, (64, 64)))
-    yield HookedBackbone(lambda inputs: as_levels(backbone(inputs)), hooks)
+    found = map_subsampling(backbone, (64, 64))
+    hooks = StateHooks(backbone, found.groups)
+    yield HookedBackbone(lambda inputs: as_levels(backbone(inputs)), hooks, found)
     hooks.remove()

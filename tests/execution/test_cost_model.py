@@ -8,7 +8,7 @@ from small_models import SMALL_RESNET, cls_backbone
 from torch import nn
 
 from mmdiscard.execution import CostModel, measure_cost
-from mmdiscard.subsampling import StateHooks, find_subsampling
+from mmdiscard.subsampling import map_subsampling
 
 
 def test_a_hand_counted_network():
@@ -17,11 +17,9 @@ def test_a_hand_counted_network():
         nn.Conv2d(4, 8, 2, stride=2, bias=False),  # 4 x 4 x 8 x 16 = 2048
         nn.Conv2d(8, 8, 1, bias=False),  # 4 x 4 x 8 x 8 = 1024
     )
-    hooks = StateHooks(net, find_subsampling(net, (8, 8)))
+    found = map_subsampling(net, (8, 8))
     head = nn.Conv2d(8, 2, 1, bias=False)  # 4 x 4 x 2 x 8 = 256
-    cost = measure_cost(
-        hooks, lambda x: (net(x),), lambda levels: head(levels[0]), torch.ones(1, 3, 8, 8)
-    )
+    cost = measure_cost(found, found.groups, lambda: head(torch.ones(found.shapes[0])))
     total = 6912 + 2048 + 1024 + 256
     assert cost.macs == total
     assert cost.segments == (6912, 3072, 256)
@@ -43,9 +41,8 @@ def test_the_bound_by_hand():
 
 def test_all_states_of_a_real_backbone():
     backbone = cls_backbone(SMALL_RESNET)
-    groups = find_subsampling(backbone, (64, 64))[-2:]
-    hooks = StateHooks(backbone, groups)
-    cost = measure_cost(hooks, lambda x: backbone(x), lambda levels: None, torch.ones(1, 3, 64, 64))
+    found = map_subsampling(backbone, (64, 64))
+    cost = measure_cost(found, found.groups[-2:])
     states = list(product(range(4), repeat=2))
     first, second = cost.before
     assert 0 < first < second < cost.backbone == 1

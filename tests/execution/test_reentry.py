@@ -11,7 +11,7 @@ from mmdiscard.execution import (
     measure_cost,
 )
 from mmdiscard.search import Rows
-from mmdiscard.subsampling import StateHooks, find_subsampling
+from mmdiscard.subsampling import StateHooks, find_subsampling, map_subsampling
 
 
 class Net(nn.Module):
@@ -77,9 +77,10 @@ def test_inputs_that_do_not_stay_cannot_be_entered_with():
 
 def test_what_cannot_be_entered_is_computed_from_the_image():
     hooks, forward, images = setup(RemembersTheBatch)
+    found = map_subsampling(RemembersTheBatch().eval(), (16, 16))
     states = torch.tensor([[0, 0], [0, 3], [2, 1], [2, 2]])
     rows = Rows(torch.arange(3).repeat(4), states.repeat_interleave(3, 0))
-    cost = measure_cost(hooks, forward, lambda levels: None, images[:1])
+    cost = measure_cost(found, found.groups)
     run = PrefixExecutor(forward, hooks, cost, ReentryPoints((None, None))).start(images)
     found = torch.cat([part.features[0] for part in run.compute(rows)])
     plain = ReferenceExecutor(forward, hooks).run(images, rows)

@@ -198,5 +198,5 @@ def test_discovery_takes_two_forwards_one_of_them_small():
     found, same = map_subsampling(free, (200, 400)), map_subsampling(fixed, (200, 400))
     assert found.groups == same.groups and found.input_size == same.input_size == (200, 400)
     assert [group.stride for group in found.groups] == [(1, 1), (2, 2), (4, 4)]
-    assert free.seen == fixed.seen == [(200, 400), (96, 128)]
-    assert found.small_size == (96, 128) and same.small_size == (200, 400)
+    assert free.seen == fixed.seen == [(200, 400), (64, 96)]
+    assert found.small_size == (64, 96) and same.small_size == (200, 400)
