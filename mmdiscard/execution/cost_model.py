@@ -69,9 +69,8 @@ def measure_cost(
     with FlopCounterMode(display=False) as counter:
         head()
     total = max(found.macs + counter.get_total_flops() // 2, 1)
-    ahead = {layer.name: layer.macs for layer in found.layers}
     return CostModel(
-        before=tuple(min(ahead[name] for name in group.members) / total for group in groups),
+        before=tuple(found.macs_before(group) / total for group in groups),
         backbone=found.macs / total,
         macs=total,
     )

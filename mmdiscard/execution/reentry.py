@@ -6,7 +6,7 @@ number of images in mind while it runs comes out wrong or not at all: there, sta
 from further ahead.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,50 +35,55 @@ class ReentryPoints:
 
 @torch.no_grad()
 def find_reentry_points(
-    forward: Callable[[Tensor], Levels], hooks: StateHooks, images: Tensor
+    forward: Callable[[Tensor], Levels],
+    hooks: StateHooks,
+    images: Tensor,
+    columns: Sequence[int] | None = None,
 ) -> ReentryPoints:
-    """Try every group: what comes out has to be what comes out of the whole backbone.
+    """Try groups: what comes out has to be what comes out of the whole backbone.
 
     Args:
         forward: the backbone, ``(M, 3, H, W)`` to its output levels.
         hooks: of the searched groups.
         images: ``(2, 3, H, W)``, different from each other.
+        columns: of the groups to try; None for all.
     """
     groups = hooks.space.groups
-    last = [group.num_indices - 1 for group in groups]
-    states = torch.tensor([last, [0] * len(groups)])
-    rows: dict[int, int] = {}
-    for dummies in DUMMIES:
-        # With another number of rows than of dummies it shows if the backbone minds that number.
-        some, columns = slice(dummies + 1), [i for i in range(len(groups)) if i not in rows]
-        if columns:
-            entered = _enterable(forward, hooks, images[some], states[some], dummies, columns)
-            rows |= dict.fromkeys(entered, dummies)
+    columns = range(len(groups)) if columns is None else columns
+    states = torch.tensor([[group.num_indices - 1 for group in groups], [0] * len(groups)])
+    with hooks.select(states, record=columns) as selection:
+        expected = forward(images)
+    rows = {
+        column: _dummy_rows(forward, hooks, images, states, column, fed, expected)
+        for column, fed in selection.recorded.items()
+    }
     return ReentryPoints(tuple(map(rows.get, range(len(groups)))))
 
 
-def _enterable(
+def _dummy_rows(
     forward: Callable[[Tensor], Levels],
     hooks: StateHooks,
     images: Tensor,
     states: Tensor,
-    dummies: int,
-    columns: Sequence[int],
-) -> Iterator[int]:
-    """Those of the columns where the backbone can be entered with so many dummy rows."""
-    with hooks.select(states, record=columns) as selection:
-        expected = forward(images)
-    for column in columns:
-        group, fed = hooks.space.groups[column], selection.recorded.get(column, {})
-        if set(fed) != set(group.members) or any(len(t) != len(states) for t in fed.values()):
-            continue
+    column: int,
+    fed: dict[str, Tensor],
+    expected: Levels,
+) -> int | None:
+    """The fewest rows with which the backbone can be entered at one group."""
+    group = hooks.space.groups[column]
+    if set(fed) != set(group.members) or any(len(t) != len(states) for t in fed.values()):
+        return None
+    for dummies in DUMMIES:
+        some = slice(dummies + 1)  # unlike numbers show whether the backbone keeps one in mind
+        inputs = {name: tensor[some] for name, tensor in fed.items()}
         try:
-            with hooks.select(states, entry=column, fed=fed):
+            with hooks.select(states[some], entry=column, fed=inputs):
                 found = forward(images[:dummies])
         except Exception:  # whatever a backbone of others raises: then not like this
             continue
-        if all(_close(found[level], expected[level]) for level in group.levels):
-            yield column
+        if all(_close(found[level], expected[level][some]) for level in group.levels):
+            return dummies
+    return None
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from ..aggregation import Aggregator, Geometry, MergeTarget
 from ..errors import MMDiscardError
 from ..execution import (
     DEFAULT_CACHE_BYTES,
-    CostModel,
     MemoryLimits,
     PrefixExecutor,
     ReentryPoints,
@@ -97,8 +97,9 @@ def attach(
         hooks = StateHooks(adapter.backbone, groups)
         undo.callback(hooks.remove)
         geometry = Geometry(hooks.space, found.strides)
+        sample, found = found.sample, replace(found, sample=None)  # not to be kept in memory
         images = _model_image(adapter, found)
-        test = SelfTest(adapter, images, found.small_size, restore) if self_test else None
+        test = SelfTest(adapter, images, found.small_size, sample, restore) if self_test else None
         if test is not None:
             test.observe()
         entries = _find_reentry_points(adapter, hooks, found)
@@ -130,11 +131,16 @@ def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
 def _find_reentry_points(
     adapter: ModelAdapter, hooks: StateHooks, found: SubsamplingMap
 ) -> ReentryPoints:
-    """Where the backbone can be entered: that is the same at any size."""
+    """Where the backbone can be entered: that is the same at any size.
+
+    In front of groups that nothing comes before, to enter would save nothing.
+    """
+    groups = hooks.space.groups
+    columns = [i for i, group in enumerate(groups) if found.macs_before(group)]
     images = [
         noise_image(adapter.backbone, found.small_size, found.in_channels, seed) for seed in (0, 1)
     ]
-    return find_reentry_points(adapter.features, hooks, torch.cat(images))
+    return find_reentry_points(adapter.features, hooks, torch.cat(images), columns)
 
 
 class _HeadProbe:

@@ -36,7 +36,7 @@ class BackbonePatch:
     def run(self, images: Tensor) -> Levels:
         """Run the backbone: ``(M, 3, H, W)`` to its output levels."""
         output = self._backbone(images)
-        levels = self._permuted(as_levels(output), 0, 3, 1, 2)
+        levels = self.channels_first(as_levels(output))
         self._of_thread.form = without_tensors(output)
         self._of_thread.shapes = [(level.shape[1:], level.dtype, level.device) for level in levels]
         return levels
@@ -59,7 +59,7 @@ class BackbonePatch:
             torch.randn(*shape, device=device).to(dtype)
             for shape, (dtype, device) in zip(shapes, kinds, strict=True)
         )
-        return self._permuted(tuple(levels), 0, 3, 1, 2)
+        return self.channels_first(tuple(levels))
 
     def blank_levels(self, count: int) -> Levels:
         """Zeros in the shapes of the last run, for ``count`` images; they take no memory."""
@@ -67,6 +67,10 @@ class BackbonePatch:
             torch.zeros((), dtype=dtype, device=device).expand(count, *shape)
             for shape, dtype, device in self._of_thread.shapes
         )
+
+    def channels_first(self, levels: Levels) -> Levels:
+        """Levels as the backbone returns them, with maps ``(N, C, h, w)``."""
+        return self._permuted(levels, 0, 3, 1, 2)
 
     def _permuted(self, levels: Levels, *axes: int) -> Levels:
         """Levels with the axes of those that are channels-last permuted."""

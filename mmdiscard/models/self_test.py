@@ -44,6 +44,7 @@ class SelfTest:
         adapter: of the model, not installed yet.
         image: ``(1, C, H, W)``, blank, of the size to check states at.
         small_size: ``(H, W)`` that is enough to compare predictions of one state.
+        sample: an image of noise as the backbone receives it, and the levels of its default state.
         restore: brings back random state and buffers, see `undisturbed`.
     """
 
@@ -52,9 +53,11 @@ class SelfTest:
         adapter: ModelAdapter,
         image: Tensor,
         small_size: tuple[int, int],
+        sample: tuple[Tensor, Levels],
         restore: Callable[[], None],
     ) -> None:
         self.adapter = adapter
+        self._sample = sample
         self._restore = restore
         self.name = type(adapter.model).__name__
         self._noise = noise(image.shape, 1.0).to(image)
@@ -170,34 +173,38 @@ class SelfTest:
         """By place, the error of the farthest state over its effect."""
         adapter, space = self.adapter, pipeline.space
         state = torch.tensor([[group.num_indices - 1 for group in space.groups]])
-        image, moved = self._pair(space.displacement(state)[0].tolist(), share)
-        default = adapter.features(image)
-        logits = self._head(default, self._noise)
-        expected = adapter.features(moved)
+        image, (traced, levels) = self._image(share), self._sample
+        if same(image, traced):  # then discovery computed these already
+            default = adapter.backbone_patch.channels_first(levels)
+        else:
+            default = adapter.features(image)
+        displacement = space.displacement(state)[0].tolist()
+        expected = adapter.features(_moved(image, displacement, share))
+        logits = self._head(expected, self._noise)
+        with pipeline.executor.hooks.select(state):
+            displaced = adapter.features(image)
         # Again, after another image went through the backbone, and with other pixels for the model.
-        if not same(logits, self._head(default, 1 - self._noise)):
+        if not same(logits, self._head(expected, 1 - self._noise)):
             raise MMDiscardError(
                 f'the logits of {self.name} depend on more than the output levels of its backbone: '
                 'a second encoder or a head that reads the image, or features that a forward hook '
                 'or an attribute carries past them. States would mix what belongs to different '
                 'inputs; let the backbone return these features as output levels'
             )
-        with pipeline.executor.hooks.select(state):
-            displaced = adapter.features(image)
         level = deepest(default)
         found = {IN_LEVEL: ratio(displaced[level], expected[level], default[level])}
         if pipeline.aggregator.alignment.in_output_space:
             rows = Rows(torch.zeros(1, dtype=torch.long), state)
             aligned = self._aligned(pipeline, BackboneOutputs(rows, image, displaced))
-            found[BEHIND_HEAD] = ratio(aligned, self._head(expected, self._noise), logits)
+            found[BEHIND_HEAD] = ratio(aligned, logits, self._head(default, self._noise))
         return found
 
     def _own_departure(self, pipeline: Pipeline) -> dict[str, float]:
         """The same for a shift of the image by whole cells of the deepest level, without states."""
         adapter = self.adapter
         cell = tuple(map(max, zip(*pipeline.geometry.strides, strict=True)))
-        image, moved = self._pair(cell, 1.0)
-        levels = adapter.features(image), adapter.features(moved)
+        image = self._image(1.0)
+        levels = adapter.features(image), adapter.features(_moved(image, cell, 1.0))
         level = deepest(levels[0])
         departure = {IN_LEVEL: _shifted(levels[0][level], levels[1][level], image, cell)}
         if pipeline.aggregator.alignment.in_output_space:
@@ -205,13 +212,11 @@ class SelfTest:
             departure[BEHIND_HEAD] = _shifted(*logits, image, cell)
         return departure
 
-    def _pair(self, displacement: Sequence[int], share: float) -> tuple[Tensor, Tensor]:
-        """Noise as the backbone receives it, and the same translated by ``(dy, dx)`` pixels."""
+    def _image(self, share: float) -> Tensor:
+        """Noise in the size in which the backbone receives it."""
         context = self.adapter.default_context(self._noise)
         received = self.adapter.backbone_input(self._noise, context)
-        (dy, dx), (height, width) = displacement, received.shape[2:]
-        canvas = noise((*received.shape[:2], height + dy, width + dx), share).to(received)
-        return canvas[..., :height, :width].contiguous(), canvas[..., dy:, dx:].contiguous()
+        return noise(received.shape, share).to(received)
 
     def _aligned(self, pipeline: Pipeline, computed: BackboneOutputs) -> Tensor:
         """Logits of a displaced state, its levels brought together, before they are moved back."""
@@ -227,6 +232,14 @@ def noise(shape: tuple[int, ...], share: float) -> Tensor:
         inside = (place.abs() <= share / 2).to(values)
         values *= inside.view(-1, 1) if axis == 2 else inside
     return values
+
+
+def _moved(image: Tensor, displacement: Sequence[int], share: float) -> Tensor:
+    """An image translated by ``(dy, dx)`` pixels to the left and up; more of its kind moves in."""
+    (dy, dx), (height, width) = displacement, image.shape[2:]
+    canvas = noise((*image.shape[:2], height + dy, width + dx), share).to(image)
+    canvas[..., :height, :width] = image
+    return canvas[..., dy:, dx:].contiguous()
 
 
 def same(a: Tensor, b: Tensor) -> bool:

@@ -102,6 +102,7 @@ def map_subsampling(
         macs=trace.macs,
         deepest=trace.deepest,
         flow=trace.flow,
+        sample=trace.sample,
     )
 
 

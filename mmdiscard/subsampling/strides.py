@@ -100,6 +100,7 @@ class Trace:
         unseen: strides that no layer explains.
         deepest: the output level with the fewest cells.
         flow: what depends on what.
+        sample: the image and the output levels.
         ruler: what the strides were read with.
     """
 
@@ -114,6 +115,7 @@ class Trace:
     unseen: tuple[Size, ...]
     deepest: int
     flow: Dataflow
+    sample: tuple[Tensor, tuple[Tensor, ...]]
     ruler: 'StrideRuler'
 
     @property
@@ -191,6 +193,7 @@ def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Tr
             {name: tuple(nodes) for name, nodes in recorder.marks.items()},
             tuple(recorder.flow.nodes(levels)),
         ),
+        sample=(image, levels),
         ruler=ruler,
     )
 

@@ -34,6 +34,7 @@ class SubsamplingMap:
         macs: multiply-accumulates of the backbone for an image of ``input_size``.
         deepest: the output level with the fewest cells.
         flow: what depends on what in the forward that was traced.
+        sample: its image, and the output levels as the backbone returned them.
     """
 
     groups: tuple[SubsamplingGroup, ...]
@@ -50,6 +51,13 @@ class SubsamplingMap:
     macs: int = 0
     deepest: int = 0
     flow: Dataflow | None = field(default=None, compare=False, repr=False)
+    sample: tuple[Tensor, tuple[Tensor, ...]] | None = field(
+        default=None, compare=False, repr=False
+    )
+
+    def macs_before(self, group: SubsamplingGroup) -> int:
+        """Multiply-accumulates before the first member of a group."""
+        return min(layer.macs for layer in self.layers if layer.name in group.members)
 
     def left_out(self, shown: int = 3) -> list[str]:
         """What is not searched and why, a line for each reason, with ``shown`` names at most."""
