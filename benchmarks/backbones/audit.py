@@ -112,6 +112,16 @@ def _build(
     return backbone
 
 
+def model_around(
+    package: str, config: Mapping[str, Any], size: int, deploy: bool = False
+) -> nn.Module:
+    """A model with an audited backbone of random weights; arguments as for `audit`."""
+    set_random_seed(0)
+    with DefaultScope.overwrite_default_scope(_home(package)):
+        backbone = _build(package, config, size, deploy)
+        return HOSTS[package](config, backbone, _levels(backbone, size)[-1]).eval()
+
+
 def _levels(backbone: nn.Module, size: int) -> tuple[Tensor, ...]:
     with inference_mode(backbone):
         return as_levels(backbone(blank_image(backbone, (size, size))))

@@ -2,21 +2,31 @@
 
     python -m benchmarks.speed.attach_cost                    # the models below
     python -m benchmarks.speed.attach_cost mmseg::hrnet/fcn_hr18_4xb4-160k_ade20k-512x512.py
+    python -m benchmarks.speed.attach_cost --audited    # all backbones that the audit searches
 
-CPU time of one thread with random weights, the median of three runs.
+CPU time of one thread with random weights. Every measurement stands between plain forwards, and is
+divided by their time, so that a busy machine slows both; figures are medians of five turns.
 """
 
 import argparse
+import logging
 import statistics
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import mmdiscard
+from benchmarks.backbones.audit import model_around
+from benchmarks.backbones.results import read_results
+from benchmarks.backbones.run import RESULTS, entries
 from benchmarks.common.tables import markdown_table
 from benchmarks.speed.timing import build_model, read_model_config
+from mmdiscard.utils import report
 
 CONFIGS = (
     'mmpretrain::resnet/resnet50_8xb32_in1k.py',
@@ -32,38 +42,74 @@ CONFIGS = (
     'mmseg::hrnet/fcn_hr18_4xb4-160k_ade20k-512x512.py',
     'mmseg::hrnet/fcn_hr48_4xb4-160k_ade20k-512x512.py',
 )
-GROUPS = dict(groups='all')
 SEARCH = dict(type='SpreadStates', budget=2)
-TURNS = 3
+TURNS = 5
+COLUMNS = ['forward (ms)', 'discovery', 'attach without self-test', 'attach']
 
 
 def cpu_seconds(call: Callable[[], object]) -> float:
-    """Median CPU time of ``call`` over `TURNS`."""
-    times = []
-    for _ in range(TURNS):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
+    """CPU time of ``call``."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
 
 
 @torch.no_grad()
-def measure(config: str) -> list[str]:
-    """A row of the table."""
-    model = build_model(read_model_config(config, {})[0])
+def measure(model: nn.Module, size: int, groups: str | list[str]) -> list[str]:
+    """A row of the table without its name.
+
+    Args:
+        model: a classifier or segmentor.
+        size: side of the square image.
+        groups: to search.
+    """
     for module in model.modules():  # MMPretrain's ResNet overrides `eval`
         module.training = False
-    image = torch.randn(1, 3, 224, 224)
-    model.predict(image)
-    forward = cpu_seconds(lambda: model.predict(image))
-    found = cpu_seconds(lambda: mmdiscard.find_subsampling(model)) / forward
-    alone, tested = (
-        cpu_seconds(lambda on=on: mmdiscard.attach(model, GROUPS, SEARCH, self_test=on).detach())
-        / forward
-        for on in (False, True)
+    plain = partial(model.predict, torch.randn(1, 3, size, size))
+    subsampling = dict(groups=groups, input_size=size)
+
+    def attach(self_test: bool) -> None:
+        mmdiscard.attach(model, subsampling, SEARCH, self_test=self_test).detach()
+
+    calls = (
+        partial(mmdiscard.find_subsampling, model, (size, size)),
+        partial(attach, False),
+        partial(attach, True),
     )
-    name = Path(config).stem
-    return [name, f'{forward * 1000:.0f}', f'{found:.1f}', f'{alone:.1f}', f'{tested:.1f}']
+    forwards, ratios = [], []
+    for _ in range(TURNS + 1):
+        before = [cpu_seconds(plain) for _ in range(3)]
+        times = [cpu_seconds(call) for call in calls]
+        forward = statistics.median([*before, *(cpu_seconds(plain) for _ in range(3))])
+        forwards.append(forward)
+        ratios.append([seconds / forward for seconds in times])
+    medians = map(statistics.median, zip(*ratios[1:], strict=True))  # the first turn warms up
+    return [f'{min(forwards) * 1000:.0f}', *(f'{ratio:.1f}' for ratio in medians)]
+
+
+def measure_config(config: str) -> list[str]:
+    """The row of a config of an MM package."""
+    model = build_model(read_model_config(config, {})[0])
+    return [Path(config).stem, *measure(model, 224, 'all')]
+
+
+def measure_audited() -> Iterator[list[str]]:
+    """Rows of all backbones with groups that the audit searches."""
+    records = {record.key: record for record in read_results(RESULTS).records}
+    for package, name, known in entries():
+        record = records.get((package, name))
+        groups = [group.name for group in record.groups if group.passed] if record else []
+        if not groups:
+            continue
+        registered = 'TimmClassifier' if package == 'timm' else name.partition(' (')[0]
+        config, size = dict(known['args'], type=registered), known['size']
+        try:
+            model = model_around(package, config, size, known['deploy'])
+            row = [f'{package} {name}', *measure(model, size, groups)]
+        except Exception as error:  # whatever a backbone of others raises
+            row = [f'{package} {name}', f'{type(error).__name__}: {error}'[:80], '', '', '']
+        report(' '.join(row))
+        yield row
 
 
 def main() -> None:
@@ -71,10 +117,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('configs', nargs='*', default=CONFIGS)
+    parser.add_argument('--audited', action='store_true', help='the backbones of the audit instead')
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    header = ['model', 'forward (ms)', 'discovery', 'attach without self-test', 'attach']
-    rows = [measure(config) for config in parser.parse_args().configs]
-    print('\n'.join(markdown_table(header, rows)))
+    warnings.simplefilter('ignore')
+    logging.disable(logging.WARNING)
+    rows = list(measure_audited() if args.audited else map(measure_config, args.configs))
+    print('\n'.join(markdown_table(['model', *COLUMNS], rows)))
 
 
 if __name__ == '__main__':
