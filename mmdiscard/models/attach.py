@@ -29,11 +29,11 @@ from ..subsampling import (
     map_subsampling,
     select_groups,
 )
-from ..subsampling.backbone import blank_image, noise_image, plausible_channels
+from ..subsampling.backbone import blank_image, noise_image, plausible_channels, undisturbed
 from .adapters import ATTACHED, ModelAdapter
 from .ensemble import Ensemble
 from .pipeline import Pipeline
-from .self_test import SelfTest, undisturbed
+from .self_test import SelfTest
 from .wrappers import adapter_class, normalised_channels, unwrap
 
 
@@ -65,7 +65,7 @@ def attach(
         max_cache_bytes: what is kept of earlier states for later ones takes at most so much memory;
             beyond it they are computed again.
         self_test: whether to check what mmdiscard assumes of the model, on noise of the size to
-            trace with; takes about six forwards of one image.
+            trace with; takes three to five forwards of one image.
 
     Raises:
         MMDiscardError: if anything does not fit: unknown names, a bad budget, an aggregator that

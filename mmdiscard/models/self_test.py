@@ -8,22 +8,19 @@
 That entering the backbone at a group equals running it whole is checked by `find_reentry_points`.
 """
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from ..errors import MMDiscardError
 from ..execution import BackboneOutputs, Levels
 from ..search import FixedStates, Rows
-from ..subsampling.backbone import deepest, inference_mode
+from ..subsampling.backbone import deepest
 from .adapters import ModelAdapter, Predict
 from .batch_inference import BatchInference
 from .pipeline import Pipeline
@@ -276,30 +273,6 @@ def _difference(a: Tensor, b: Tensor) -> float:
         h, w = difference.shape[2:]
         difference = difference[..., h // 3 : h - h // 3, w // 3 : w - w // 3]
     return float(difference.mean())
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Evaluation mode without gradients; random state, modes and buffers come back afterwards.
-
-    Yields a function that brings buffers and random state of Python and NumPy back at once.
-    """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    states = random.getstate(), np.random.get_state()
-    devices = {p.device for p in model.parameters() if p.is_cuda}
-
-    @torch.no_grad()
-    def restore() -> None:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        for buffer, before in buffers:
-            buffer.copy_(before)
-
-    try:
-        with torch.random.fork_rng(devices), inference_mode(model):
-            yield restore
-    finally:
-        restore()
 
 
 def _first_line(error: Exception) -> str:

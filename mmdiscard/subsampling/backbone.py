@@ -1,10 +1,12 @@
 """Running a backbone of which nothing is known but that it maps images to feature maps."""
 
 import math
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
@@ -42,6 +44,30 @@ def inference_mode(module: nn.Module) -> Iterator[None]:
                 submodule.training = training
         for parameter in learning:
             parameter.requires_grad = True
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Evaluation mode without gradients; random state, modes and buffers come back afterwards.
+
+    Yields a function that brings buffers and random state of Python and NumPy back at once.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    states = random.getstate(), np.random.get_state()
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+
+    @torch.no_grad()
+    def restore() -> None:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+    try:
+        with torch.random.fork_rng(devices), inference_mode(model):
+            yield restore
+    finally:
+        restore()
 
 
 def is_level(leaf: Any) -> bool:

@@ -11,8 +11,8 @@ result.
 Where strided layers are no cut, because something beside them subsamples by a function, the module
 around both may be one: it is taken as a black box if displacing its input displaces its output.
 
-The backbone runs twice: at the size of the images, and on a small image of another shape, which
-shows whether the maps grow with the image.
+The backbone runs twice: at the size of the images, where everything is recorded, and on a small
+image of another shape, which shows whether the maps grow with the image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,8 +28,9 @@ from .black_box import displaces
 from .dataflow import IMAGE, Dataflow
 from .layers import unsupported_because
 from .reachability import levels_touched, smallest_cut
+from .sizes import Sizes, grows
 from .state import SubsamplingGroup
-from .strides import Layer, Sizes, Trace, grows
+from .strides import Layer, Trace
 from .subsampling_map import SubsamplingMap
 from .tracing import small_sizes, trace_image
 

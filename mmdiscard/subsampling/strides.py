@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -15,11 +15,10 @@ from torch.utils._pytree import tree_map
 from .backbone import Size, as_levels, deepest, noise_image
 from .dataflow import Dataflow, DataflowRecorder, maps_in, tensors_in
 from .layers import subsampling_factor
+from .sizes import Shape, Sizes, TraceError, hookable, spatial_size
 
 BLUR = 0.15  # how far the ratio of sizes may be off a stride, relative to it
 CLEARLY = 0.3  # by how much one reading of a shape has to fit better, as a logarithm
-PADDING = 32  # backbones pad images to multiples of up to so many pixels
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -54,34 +53,6 @@ class Layer:
     def __str__(self) -> str:
         stride, factor = (f'{pair[0]}x{pair[1]}' for pair in self.kind)
         return f'{self.name} (factor {factor}, input stride {stride})'
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of the maps of one forward.
-
-    Attributes:
-        input_size: ``(H, W)`` of the image.
-        received: name, factor and shape of the input of strided layers, one for each call, in
-            order.
-        shapes: of every output level.
-    """
-
-    input_size: Size
-    received: tuple[tuple[str, Size, Shape], ...]
-    shapes: tuple[Shape, ...]
-
-    @property
-    def sequence(self) -> list[tuple[str, Size]]:
-        """Which strided layers ran, in order, whatever the size of the image."""
-        return [(name, factor) for name, factor, _ in self.received]
-
-    def maps(self, names: Collection[str], channels_last: Sequence[bool]) -> list[Size]:
-        """Size of what some layers receive, and of all output levels."""
-        return [
-            *(shape[-2:] for name, _, shape in self.received if name in names),
-            *map(spatial_size, self.shapes, channels_last),
-        ]
 
 
 @dataclass(frozen=True)
@@ -141,19 +112,6 @@ class Trace:
         return replace(self, channels_last=channels_last, strides=strides)
 
 
-class TraceError(Exception):
-    """A backbone that raised while it was traced.
-
-    Attributes:
-        error: what it raised.
-        calls: how many modules it had called by then.
-    """
-
-    def __init__(self, error: Exception, calls: int) -> None:
-        super().__init__(str(error))
-        self.error, self.calls = error, calls
-
-
 def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Trace:
     """Run ``backbone`` once on an image of noise.
 
@@ -198,40 +156,6 @@ def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Tr
     )
 
 
-def trace_sizes(backbone: nn.Module, input_size: Size, in_channels: int) -> Sizes:
-    """Run ``backbone`` once on an image of noise, and look at sizes alone.
-
-    Raises:
-        TraceError: as `trace_strides`.
-    """
-    received, handles = [], []
-    for name, module in _hookable(backbone):
-        factor = subsampling_factor(module)
-
-        def see(module: nn.Module, args: tuple, kwargs: dict, name=name, factor=factor) -> None:
-            maps = maps_in((args, kwargs))
-            if maps:
-                received.append((name, factor, tuple(maps[0].shape)))
-
-        if factor != (1, 1):
-            handles.append(module.register_forward_pre_hook(see, with_kwargs=True))
-    try:
-        levels = as_levels(backbone(noise_image(backbone, input_size, in_channels)))
-    except Exception as error:  # whatever a backbone of others raises
-        raise TraceError(error, len(received)) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return Sizes(input_size, tuple(received), tuple(tuple(level.shape) for level in levels))
-
-
-def _hookable(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules; scripted ones take no hooks: their strides count as unexplained."""
-    for name, module in backbone.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            yield name, module
-
-
 @dataclass
 class _Call:
     """One call of a module.
@@ -272,7 +196,7 @@ class _Recorder:
         self.calls = 0
         self._open: list[_Call] = []
         self._unused: list[tuple[nn.Module, int]] = []  # marks of layers that just returned
-        self._names = {module: name for name, module in _hookable(backbone)}
+        self._names = {module: name for name, module in hookable(backbone)}
         self._paused = False
         self._handles: list = []
         for module in self._names:
@@ -460,29 +384,6 @@ class StrideRuler:
         size = spatial_size(shape, channels_last)
         # A map keeps the shape of the image; tokens and heads do not.
         return self.stride(size) if _distortion(self.input_size, *size) < 1 else (0, 0)
-
-
-def grows(sizes: Sequence[Size], cells: Sequence[Size], stride: Size) -> bool:
-    """Whether a map grew as the image did, but for padding and rounding on the way.
-
-    Some round a map to an even number of cells, so nearly two cells are allowed for it.
-
-    Args:
-        sizes: ``(H, W)`` of two images.
-        cells: ``(h, w)`` of the map for each.
-        stride: ``(Sy, Sx)`` of the map.
-    """
-    growth = (one - other for one, other in zip(*sizes, strict=True))
-    found = (one - other for one, other in zip(*cells, strict=True))
-    return all(
-        abs(pixels - step * count) < max(2 * step, PADDING)
-        for pixels, count, step in zip(growth, found, stride, strict=True)
-    )
-
-
-def spatial_size(shape: Shape, channels_last: bool = False) -> Size:
-    """Height and width of a map ``(N, C, h, w)``, or ``(N, h, w, C)`` if ``channels_last``."""
-    return shape[1:3] if channels_last else shape[2:4]
 
 
 def _is_channels_last(input_size: Size, shape: Shape) -> bool:

@@ -8,8 +8,9 @@ from torch import Tensor
 from ..errors import MMDiscardError
 from .backbone import Size
 from .dataflow import Dataflow
+from .sizes import Shape, grows, spatial_size
 from .state import SubsamplingGroup
-from .strides import Layer, Shape, grows, spatial_size
+from .strides import Layer
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from torch import nn
 
 from ..errors import MMDiscardError
 from .backbone import Size, noise_image, plausible_channels
-from .strides import Sizes, Trace, TraceError, trace_sizes, trace_strides
+from .sizes import Sizes, TraceError, trace_sizes
+from .strides import Trace, trace_strides
 
 SMALL = (64, 96)  # of the image of the second forward, unless the user's is as small
 OTHER_SIZES = (224, 256, 384, 512, 128, 64, 32, 299, 448, 518)  # for advice when one is refused
