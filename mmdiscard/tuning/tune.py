@@ -151,8 +151,8 @@ def _results(
     drawn = request.images.drawn(cfg)
     if len(drawn) < FEWEST:
         raise MMDiscardError(
-            f'the {request.images.split} split has {len(drawn)} images, and choosing needs at '
-            f'least {FEWEST}; take --split {"train" if request.images.split == "val" else "val"}'
+            f'choosing needs at least {FEWEST} images, and the split {request.images.split!r} has '
+            f'{len(drawn)}; take --split {"train" if request.images.split == "val" else "val"}'
         )
     states = {name: one.setting and one.setting.options for name, one in prepared.items()}
     about = request.images.describe() | dict(

@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_where_it_was(command, tmp_path, monkeypatch)
     [
         (['--cost', '0.5'], '--cost is at least 1, one plain forward; got 0.5'),
         (['--images', '9'], '--images is at least 10; got 9'),
-        (['--split', 'train'], 'the train split has 2 images, and choosing needs at least 10'),
+        (['--split', 'train'], "choosing needs at least 10 images, and the split 'train' has 2"),
         (['--states', '1'], '--states are numbers of at least 2'),
         (['--sizes', '0'], '--sizes are between 0.1 and 4'),
         (['--groups', 'nose'], "2 states of nose: there is no subsampling group 'nose'"),
