@@ -1,8 +1,16 @@
 """mmdiscard: more accuracy from trained MM models, out of activations that subsampling discards."""
 
-from .compat import check_versions
+import sys
 
-check_versions()
+from .compat import check_versions
+from .errors import MissingPackageError
+
+try:
+    check_versions()
+except MissingPackageError as error:
+    if sys.argv[:1] != ['-m']:  # so it is while `python -m mmdiscard.test` looks for the module
+        raise
+    raise SystemExit(f'mmdiscard: error: {error}') from error
 
 from . import (  # noqa: E402, F401  (they register)
     aggregation,

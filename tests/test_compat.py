@@ -148,3 +148,12 @@ def test_importing_mmdiscard_imports_neither_package():
     code = "import sys, mmdiscard; print([m for m in ('mmpretrain', 'mmseg') if m in sys.modules])"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'
+
+
+def test_a_command_without_mmengine_ends_in_one_line():
+    command = [sys.executable, '-S', '-m', 'mmdiscard.test', 'a.py', 'a.pth']  # no site-packages
+    path = {'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=path, check=False)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('mmdiscard: error: mmengine is not installed')
+    assert done.returncode == 1
