@@ -25,11 +25,11 @@ from mmdiscard.errors import MMDiscardError
 from mmdiscard.models import attach
 from mmdiscard.models.views import split_views, view_names
 from mmdiscard.registry import MERGERS, build
+from mmdiscard.tta.fitted_mergers import MergerFile
 from mmdiscard.tta.labelled_views import LabelledViews, tta_model
 from mmdiscard.tta.merger_fitting import FitRequest, cached_logits
+from mmdiscard.tta.merger_parameters import FITS
 from mmdiscard.tta.mergers import Merger
-from mmdiscard.tta.mergers.fitted import MergerFile
-from mmdiscard.tta.mergers.fitting import FITS
 from mmdiscard.utils import Progress, as_json, innermost_datasets, report, write_json
 from mmdiscard.version import __version__
 

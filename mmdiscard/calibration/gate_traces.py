@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MMDiscardError
-from ..search import Feedback, Rows, Search, SearchRounds
+from ..search import Feedback, Rows, Search, SearchRounds, next_round
 from ..search.budget import Prices
 from ..search.gates import Gate
 from ..subsampling import Fingerprint, StateSpace
@@ -63,7 +63,8 @@ class RecordedSearch(Search):
         while rows is not None:
             feedback = yield rows
             recorder.add(rows, feedback.uncertainty)
-            rows = _send(rounds, feedback.scores, len(rows))
+            none = torch.zeros(len(rows), dtype=torch.bool)
+            rows = next_round(rounds, Feedback(feedback.scores, confident=none))
             if self.search.gate_looks_once and rows is not None:
                 recorder.add(rows, torch.full((len(rows),), np.inf))
                 rows = None
@@ -96,14 +97,6 @@ class _TraceRecorder:
             trace.uncertainties.append(min([uncertainty, *trace.uncertainties[-1:]]))
             trace.costs.append(self._prices.of(states))
             trace.counts.append(len(states))
-
-
-def _send(rounds: SearchRounds, scores: Tensor | None, count: int) -> Rows | None:
-    """Next round of a search that is told that no row is confident; None at the end."""
-    try:
-        return rounds.send(Feedback(scores, torch.zeros(count, dtype=torch.bool)))
-    except StopIteration:
-        return None
 
 
 class GateTraces:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import MMDiscardError
+from ..models.adapters import last_head
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,7 @@ class PixelLabels:
 
     def __init__(self, model: nn.Module, independent: bool = False) -> None:
         self.independent = independent
-        head = model.decode_head
-        head = head[-1] if isinstance(head, nn.ModuleList) else head
-        self.ignored = getattr(head, 'ignore_index', 255)
+        self.ignored = getattr(last_head(model), 'ignore_index', 255)
         self.test_cfg = model.test_cfg
 
     def passes(self, images: Tensor, samples: Sequence[Any]) -> Iterator[LabelledImages]:

@@ -1,4 +1,4 @@
-"""Attention over states, the paper's learned aggregation module (section 3.4)."""
+"""Attention over states, the learned aggregation module of the paper (section 3.4)."""
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ class StateAttention(nn.Module):
 
     With ``x = feature + embedding of the displacement``, queries ``q`` and keys ``k`` are scalars,
     ``A[i, j] = softmax over j of q_i * k_j``, and state i becomes ``f_i + scale * sum_j A[i, j] *
-    x_j``. The result is the mean over i. It works with any number of states and does not depend on
-    their order. ``scale`` is initialised to zero, so the untrained module is the plain mean.
+    x_j``. The result is the mean over i. The number of states may vary, and their order does not
+    matter. ``scale`` is initialised to zero, so the untrained module computes the plain mean.
 
     Args:
-        channels: ``C``.
-        num_positions: displacements 0 to ``num_positions - 1`` per axis have an embedding; half of
-            the channels embed dx, the other half dy.
+        channels: ``C``, of the features.
+        num_positions: number of displacements per axis, from 0, that have an embedding; half of the
+            channels embed dx, the other half dy.
     """
 
     def __init__(self, channels: int, num_positions: int) -> None:
@@ -58,9 +58,9 @@ class StateAttention(nn.Module):
     def received(
         self, features: Tensor, positions: Tensor, present: Tensor | None = None
     ) -> Tensor:
-        """Attention ``(N, P)`` that each state receives, which sums to 1 over states.
+        """Attention ``(N, P)`` that each state receives: the mean over queries and locations.
 
-        It is the mean over locations and queries.
+        It sums to 1 over states.
 
         Args:
             features: see `forward`.
@@ -68,13 +68,6 @@ class StateAttention(nn.Module):
             present: see `forward`.
         """
         return self._received(_flat(features), self.embed(positions), present).mean(2)
-
-    def per_state(self, features: Tensor, positions: Tensor) -> Tensor:
-        """Every state after attention and residual, ``(N, P, C, *locations)``, for inspection."""
-        flat, embedded = _flat(features), self.embed(positions)
-        attention = _attention(*self._projections(flat, embedded), None)
-        attended = torch.einsum('nijl,njcl->nicl', attention, flat + embedded.unsqueeze(3))
-        return (flat + self.scale[:, None] * attended).view_as(features)
 
     def embed(self, positions: Tensor) -> Tensor:
         """Embeddings of displacements (dy, dx): ``(..., 2)`` long -> ``(..., C)``."""
@@ -90,7 +83,7 @@ class StateAttention(nn.Module):
         return torch.cat([_received_in_part(q, k, present) for q, k in parts], 2)
 
     def _projections(self, flat: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys ``(N, P, L)``, of feature and embedding apart to spare their sum."""
+        """Queries and keys ``(N, P, L)``; features and embeddings are projected apart."""
         query, key = (
             torch.einsum('npcl,c->npl', flat, layer.weight[0].to(flat)).float()
             + layer(embedded).float()

@@ -1,4 +1,4 @@
-"""The learned aggregator of the paper (section 3.4)."""
+"""Aggregation by learned attention (the paper, section 3.4)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,15 +19,15 @@ from .state_buffer import Layout, StateBuffer
 class AttentionAggregator(LearnedAggregator):
     """Merges states by learned attention, with one `StateAttention` per tensor that is merged.
 
-    It needs all states of an image at once, so memory grows with the budget. The result of an image
-    with one state is that state, unchanged.
+    All states of an image are kept until the end, so memory grows with the budget. A single state
+    is returned unchanged.
 
     Args:
         on: ``'features'`` (the paper) or ``'logits'``.
         align: see `Aggregator`.
         init_cfg: see `LearnedAggregator`.
-        num_positions: displacements per axis that have an embedding, in units of the first searched
-            group's input; None for as many as the searched groups need.
+        num_positions: number of displacements per axis that have an embedding, in units of the
+            first searched group's input; None for as many as the searched groups need.
 
     Raises:
         MMDiscardError: if ``num_positions`` is below 1, or the other settings do not fit together.
@@ -66,40 +66,12 @@ class AttentionAggregator(LearnedAggregator):
     def merge(self, num_images: int, budget: int) -> 'AttentionMerge':
         return AttentionMerge(self, num_images)
 
-    def attend(self, index: int, values: Tensor, layout: Layout) -> Tensor:
-        """Merge one of the tensors.
-
-        Args:
-            index: of the tensor among those that are merged.
-            values: ``(M, ...)``, one entry per row.
-            layout: which image and state each row belongs to.
-
-        Returns:
-            ``(N, ...)``.
-        """
-        return self.part(index, values)(*self._arguments(index, values, layout))
-
-    def received(self, index: int, values: Tensor, layout: Layout) -> Tensor:
-        """Attention ``(N, P)`` that each state receives, which sums to 1 over states.
-
-        Args:
-            index: see `attend`.
-            values: see `attend`.
-            layout: see `attend`.
-        """
-        return self.part(index, values).received(*self._arguments(index, values, layout))
-
-    def _arguments(self, index: int, values: Tensor, layout: Layout) -> tuple:
-        place = _positions(self.target.geometry, layout.states, self.stage.level(index))
-        present = None if layout.present is None else layout.present.to(values.device)
-        return layout.by_image(values), place, present
-
 
 class AttentionMerge:
     """Merges the states of one batch by attention.
 
     Args:
-        aggregator: whose modules to use.
+        aggregator: has the attention modules.
         num_images: ``N``.
     """
 
@@ -119,31 +91,43 @@ class AttentionMerge:
         """The merged tensors, each ``(N, ...)``."""
         layout, merged = self._buffer.layout(), self._buffer.means()
         for index in self._buffer.kept:
-            values = self._buffer.values(index)
-            merged[index] = self._merged(index, values, layout)
+            merged[index] = self._merged(index, layout)
         return tuple(merged[index] for index in range(len(merged)))
 
     @torch.no_grad()
     def attention(self) -> Tensor:
-        """Attention that each row so far receives, relative to an equal share among its image's.
+        """Attention that each row so far receives, in units of 1/P if its image has P states.
 
         Returns:
-            ``(M,)`` float on the CPU in the order in which rows were added, the mean over the
+            ``(M,)`` float on the CPU, in the order in which rows were added; the mean over the
             merged tensors.
         """
         layout = self._buffer.layout()
-        received = torch.stack([self._received(index, layout) for index in self._buffer.kept])
+        received = torch.stack(
+            [
+                self._module(index).received(*self._states(index, layout)).float().cpu()
+                for index in self._buffer.kept
+            ]
+        )
         return layout.by_row(received.mean(0) * layout.counts[:, None])
 
-    def _received(self, index: int, layout: Layout) -> Tensor:
-        return self.aggregator.received(index, self._buffer.values(index), layout).float().cpu()
+    def _module(self, index: int) -> StateAttention:
+        return self.aggregator.part(index, self._buffer.values(index))
 
-    def _merged(self, index: int, values: Tensor, layout: Layout) -> Tensor:
-        alone = layout.counts == 1
+    def _states(self, index: int, layout: Layout) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features, positions and presence of states, as `StateAttention.forward` takes them."""
+        values, aggregator = self._buffer.values(index), self.aggregator
+        level = aggregator.stage.level(index)
+        positions = _positions(aggregator.target.geometry, layout.states, level)
+        present = None if layout.present is None else layout.present.to(values.device)
+        return layout.by_image(values), positions, present
+
+    def _merged(self, index: int, layout: Layout) -> Tensor:
+        values, alone = self._buffer.values(index), layout.counts == 1
         first = values[layout.first.to(values.device)]
         if alone.all():
             return first
-        merged = self.aggregator.attend(index, values, layout)
+        merged = self._module(index)(*self._states(index, layout))
         if not alone.any():
             return merged
         alone = alone.view(-1, *[1] * (merged.ndim - 1)).to(merged.device)

@@ -1,4 +1,4 @@
-"""Cache of state features on disk, so that later epochs of a training do not compute them again."""
+"""Cache of the features of states on disk, for later epochs of a training."""
 
 import contextlib
 import hashlib
@@ -11,27 +11,26 @@ from torch import Tensor
 
 from ..search import Rows
 from ..utils import write_atomically
-from .state_features import StateFeatures, by_rank
+from .state_features import StateFeatures, by_rank, is_kept, joined
 
 GIBIBYTE = 2**30
 SUFFIX = '.features'
 
 
 class FeatureCache:
-    """States and features of images in one file per image, up to a total size.
+    """States and features of images, in one file per image.
 
     Images are identified by a hash of their pixels after the pipeline, so another crop is another
-    image. A later run with the same key uses what an interrupted one wrote; files of other keys are
-    deleted.
+    image. Files of an interrupted run with the same key are used, those of other keys are deleted.
 
     Args:
         folder: of the files; created if missing.
-        key: hash of everything else that features depend on: model, weights, search.
-        max_bytes: size of all files together, at most. Further images are not cached.
+        key: text that changes with everything else that features depend on: model, weights, search.
+        max_bytes: largest size of all files together; further images are not cached.
 
     Attributes:
         hits: number of images that were read from the cache.
-        misses: number of images that were not in it, or in a batch with such an image.
+        misses: number of other images: not in the cache, or in a batch with such an image.
         size: of all files, in bytes.
     """
 
@@ -61,14 +60,12 @@ class FeatureCache:
         states = [part['states'] for part in parts]
         image = torch.cat([torch.full((len(own),), n) for n, own in enumerate(states)])
         order = by_rank(image)
-        levels = zip(*(part['features'] for part in parts), strict=True)
-        return StateFeatures(
-            Rows(image[order], torch.cat(states)[order]),
-            tuple(_joined(level, order).to(images.device) for level in levels),
-        )
+        levels = joined([part['features'] for part in parts], order)
+        rows = Rows(image[order], torch.cat(states)[order])
+        return StateFeatures(rows, tuple(level.to(images.device) for level in levels))
 
     def put(self, images: Tensor, found: StateFeatures) -> None:
-        """Cache the features of ``images``, as far as there is room."""
+        """Cache the features of ``images`` until the cache is full."""
         for number, name in enumerate(map(self._name, images)):
             if self._full or name in self._names:
                 continue
@@ -106,21 +103,10 @@ class FeatureCache:
         self.size += len(content)
 
 
-def _is_kept(level: Tensor) -> bool:
-    """Whether a level holds features: one that the head does not read is an expanded zero."""
-    return any(level.stride())
-
-
 def _rows_of(level: Tensor, rows: Tensor) -> Tensor:
-    if _is_kept(level):
+    if is_kept(level):
         return level[rows.to(level.device)]
     return level[:1].expand(len(rows), *level.shape[1:])
-
-
-def _joined(parts: tuple[Tensor, ...], order: Tensor) -> Tensor:
-    if _is_kept(parts[0]):
-        return torch.cat(parts)[order]
-    return parts[0][:1].expand(len(order), *parts[0].shape[1:])
 
 
 def _hash(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Base class of aggregators with parameters, built for one model and loaded from a file."""
+"""Base class of aggregators with parameters."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from ..aggregation import Aggregator, MergeTarget
 from ..errors import MMDiscardError
 from ..subsampling import Fingerprint
 
-#: key in a checkpoint of what the aggregator was trained for
+#: key in a checkpoint: which aggregator and model the parameters are for
 ENTRY = 'mmdiscard_aggregator'
 #: prefix of its parameters in the state dict of an `AggregatorLearner`
 PREFIX = 'aggregator.'
@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 class LearnedAggregator(Aggregator):
-    """An aggregator with parameters for every tensor that it merges. Subclasses implement `build`.
+    """Aggregator with parameters for each merged tensor. Subclasses implement `build`.
 
     Args:
         on: see `Aggregator`.
@@ -29,8 +29,8 @@ class LearnedAggregator(Aggregator):
             average.
 
     Attributes:
-        module: the parameters, by index of the tensor; None before `prepare`.
-        target: the model that they are for; None before `prepare`.
+        module: the parameters, by index of the merged tensor; None before `prepare`.
+        target: describes the model that they are for; None before `prepare`.
 
     Raises:
         MMDiscardError: if ``init_cfg`` is anything else.
@@ -46,7 +46,7 @@ class LearnedAggregator(Aggregator):
         """Untrained parameters for one of the tensors.
 
         Args:
-            target: the model.
+            target: describes the model.
             index: of the tensor among those that are merged.
 
         Raises:
@@ -58,7 +58,7 @@ class LearnedAggregator(Aggregator):
         """Create and load the parameters, or check that existing ones fit the model.
 
         Args:
-            describe: gives the `MergeTarget`.
+            describe: returns the `MergeTarget` of the model.
 
         Raises:
             MMDiscardError: if the model, the checkpoint and this aggregator do not fit.
@@ -80,7 +80,7 @@ class LearnedAggregator(Aggregator):
         return self.module[str(index)].to(like.device)
 
     def entry(self) -> dict[str, Any]:
-        """What a checkpoint says about these parameters, under the key `ENTRY`."""
+        """Content of a checkpoint under the key `ENTRY`: type and model of the parameters."""
         return dict(
             format=FORMAT,
             type=type(self).__name__,
@@ -92,7 +92,7 @@ class LearnedAggregator(Aggregator):
         """Check that a checkpoint holds parameters for this aggregator and its model.
 
         Args:
-            checkpoint: what a file holds.
+            checkpoint: content of the file.
             what: name of the file, for messages.
 
         Raises:
@@ -153,7 +153,7 @@ def _read(path: str) -> Any:
             'python -m mmdiscard.train_aggregator CONFIG CHECKPOINT, or name another file in '
             'aggregator.init_cfg.checkpoint'
         ) from error
-    except Exception as error:  # whatever unpickling a file of others raises
+    except Exception as error:  # unpickling can raise anything
         raise MMDiscardError(
             f'{path} is not a checkpoint: {type(error).__name__}: {error}'
         ) from error

@@ -1,4 +1,4 @@
-"""The model that MMEngine's Runner trains: an aggregator on top of a frozen model."""
+"""Model for MMEngine's Runner: trains an aggregator on top of a frozen model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,17 +24,17 @@ from .state_features import (
 
 @MODELS.register_module()
 class AggregatorLearner(BaseModel):
-    """Trains the parameters of an aggregator and leaves the model that it is attached to alone.
+    """Trains the parameters of an aggregator on top of a frozen model.
 
     The model is not a submodule, so optimizers, checkpoints and distributed wrappers see the
-    parameters of the aggregator only. It stays in evaluation mode and gets no gradients.
+    parameters of the aggregator only. It stays in evaluation mode and has no gradients.
 
     Args:
         model: the classifier or segmentor, or its config.
         aggregator: config of a `LearnedAggregator`.
-        search: config of the search for states to train on, see `mmdiscard.attach`.
-        test_search: config of the search for predictions; None for ``search``.
-        cache: of features, so that later epochs do not compute them again; None for no cache.
+        search: config of the search in training, see `mmdiscard.attach`.
+        test_search: config of the search in validation and test; None for ``search``.
+        cache: of the features of states, for later epochs; None for no cache.
         options: other arguments of `mmdiscard.attach`, such as ``subsampling``.
 
     Attributes:
@@ -66,7 +66,7 @@ class AggregatorLearner(BaseModel):
         base.requires_grad_(False)
         _set_eval(base)
         super().__init__(data_preprocessor=base.data_preprocessor)
-        # Mixup and CutMix make other images in every epoch, which no cache would hold.
+        # Mixup and CutMix make other images in every epoch, which could not be cached.
         if getattr(self.data_preprocessor, 'batch_augments', None) is not None:
             self.data_preprocessor.batch_augments = None
         self._base = [base]  # a list, so that it is not registered as a submodule
@@ -112,7 +112,7 @@ class AggregatorLearner(BaseModel):
             data_samples: with labels.
 
         Raises:
-            MMDiscardError: if a loss is not finite; names the cause.
+            MMDiscardError: if a loss is not finite; names the likely cause.
         """
         self._use(self.train_search)
         pipeline = self.ensemble.pipeline
@@ -131,7 +131,7 @@ class AggregatorLearner(BaseModel):
         return self
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> 'AggregatorLearner':
-        # Not a submodule, the base model has to be moved to another device or dtype along with it.
+        # The base model is no submodule, so it is moved to another device or dtype here.
         self.base._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
@@ -150,7 +150,7 @@ class AggregatorLearner(BaseModel):
             self.ensemble.use(search)
 
     def _check_finite(self, losses: Mapping[str, Any], found: StateFeatures) -> None:
-        """Raise in all processes of a distributed run if a loss in any of them is not finite."""
+        """Raise in all processes of a distributed run if a loss of any of them is not finite."""
         values = [value for key, value in losses.items() if 'loss' in key]
         finite = torch.stack([_all_finite(value) for value in values]).all()
         agreed = finite.float()
@@ -167,7 +167,7 @@ class AggregatorLearner(BaseModel):
 
 
 def _set_eval(model: nn.Module) -> None:
-    """Set evaluation mode module by module: some backbones override `train` with side effects."""
+    """Set evaluation mode without `train`, which some backbones override with side effects."""
     for module in model.modules():
         module.training = False
 

@@ -1,4 +1,4 @@
-"""Learned weights of exactly aligned logits, by the position of a pixel in a state's grid."""
+"""Aggregation with learned weights by phase, the position of a pixel in a cell of a state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +18,11 @@ class PhaseWeights(nn.Module):
     """Parameters of a `PhaseAggregator`.
 
     Args:
-        period: ``(Py, Px)`` in pixels, the size of a cell of the sampling grid.
+        period: ``(Py, Px)``, size of a cell of the sampling grid in pixels.
         num_classes: ``K``.
 
     Attributes:
-        table: ``(Py, Px)``, logarithm of the weight of a pixel by its position in its cell.
+        table: ``(Py, Px)``, logarithm of the weight of a pixel, by position in its cell.
         offset: ``(K,)``, added to the merged logits.
     """
 
@@ -41,15 +41,15 @@ class PhaseWeights(nn.Module):
 class PhaseAggregator(LearnedAggregator):
     """Weighted mean of exactly aligned logits plus an offset per class, for dense prediction.
 
-    Every state samples the image on its own grid of cells of S x S pixels, and its logits are most
-    reliable near the centre of a cell. The weight of a state at a pixel depends only on the
-    position of the pixel in its cell (its phase). All states share one small table of weights, so
-    any number of states can be merged, as a running mean. The offset is added to the merged logits
-    of images with more than one state.
+    Every state samples the image on its own grid of cells of S x S pixels, and its logits may be
+    more reliable near the centre of a cell than near its corners. The weight of a state at a pixel
+    depends only on the position of the pixel in its cell (the phase). All states share one table of
+    S x S weights, so any number of states can be merged, as a running mean. The offset is added to
+    the merged logits of images with more than one state.
 
     Args:
-        on: ``'logits'`` is the only choice.
-        align: ``'exact'`` is the only choice.
+        on: only ``'logits'``.
+        align: only ``'exact'``.
         init_cfg: see `LearnedAggregator`.
         phase: whether weights are learned; otherwise all are equal.
         offset: whether offsets are learned; otherwise they are zero.
@@ -97,7 +97,7 @@ class _OffsetMerge:
     """Adds the offset of each class to the merged logits of images with more than one state.
 
     Args:
-        aggregator: whose offset to add.
+        aggregator: has the offset.
         merge: computes the weighted mean.
     """
 
@@ -120,7 +120,7 @@ class _OffsetMerge:
 
 
 class _DifferentiableMerge:
-    """Weighted mean as in `Merge`, without in-place operations, so that gradients flow through it.
+    """Weighted mean as `Merge` computes it, but without in-place operations, for gradients.
 
     Args:
         stage: see `Merge`.

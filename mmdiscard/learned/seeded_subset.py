@@ -14,14 +14,13 @@ from ..utils import draw
 class SeededSubset:
     """Random images of another data set, the same ones for the same seed.
 
-    The other data set may be a wrapper such as ``ConcatDataset``: images are drawn from all that
-    it has.
+    The other data set may be a wrapper such as ``ConcatDataset``.
 
     Args:
         dataset: the data set, or its config.
         size: number of images; all if there are fewer.
         seed: any integer >= 0.
-        at_least: smallest number of images that is accepted.
+        at_least: smallest number of images that is allowed.
 
     Attributes:
         indices: positions of the images in the other data set, ascending.

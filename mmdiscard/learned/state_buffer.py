@@ -1,4 +1,4 @@
-"""States of a batch kept until all are computed, for merging that needs them at once."""
+"""Buffer of the states of a batch, for aggregators that need all of them at once."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from ..aggregation import RowOutputs, RunningMean
 
 
 class StateBuffer:
-    """Keeps the tensors of all rows of a batch, to be read image by image.
+    """Buffer of the tensors of all rows of a batch.
 
     Args:
         num_images: ``N``.
-        kept: indices of the tensors to keep; of the others only the running mean is kept.
+        kept: indices of the tensors that are kept; of the others only the running mean is.
     """
 
     def __init__(self, num_images: int, kept: Sequence[int]) -> None:
@@ -43,11 +43,11 @@ class StateBuffer:
         return {index: mean.value for index, mean in self._means.items()}
 
     def layout(self) -> 'Layout':
-        """Which image and state each row so far belongs to."""
+        """Image and state of each row so far."""
         return Layout(torch.cat(self._images), torch.cat(self._states), self.num_images)
 
     def values(self, index: int) -> Tensor:
-        """All rows so far of a kept tensor, ``(M, ...)``, in the order in which they came."""
+        """All rows so far of a kept tensor, ``(M, ...)``, in the order in which they were added."""
         parts = self._values[index]
         if len(parts) > 1:
             self._values[index] = parts = [torch.cat(parts)]
@@ -55,16 +55,16 @@ class StateBuffer:
 
 
 class Layout:
-    """Mapping between rows, in the order in which they came, and the states of each image.
+    """Mapping between rows and the states of each image.
 
     Args:
-        images: ``(M,)`` long.
-        states: ``(M, G)`` long.
+        images: ``(M,)`` long, image of each row.
+        states: ``(M, G)`` long, state of each row.
         num_images: ``N``.
 
     Attributes:
-        states: ``(N, P, G)``; padded with any state where an image has fewer than ``P``.
-        present: ``(N, P)`` bool, False for padding; None if there is none.
+        states: ``(N, P, G)``, with padding for images that have fewer than ``P``.
+        present: ``(N, P)`` bool, False for padding; None if there is no padding.
         counts: ``(N,)``, number of states of each image.
         first: ``(N,)``, the first row of each image.
     """

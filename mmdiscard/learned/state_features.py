@@ -1,7 +1,7 @@
-"""Features of states, computed once by a frozen model and merged in every training step.
+"""Features of states: computed by the frozen model, and merged in every training step.
 
-Features are computed without gradients, and later epochs may read them from a cache. Merging them,
-and the head that runs on the result, is differentiable.
+They are computed without gradients, and later epochs may read them from a cache. Merging, and the
+head that runs on the result, are differentiable.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +25,8 @@ class StateFeatures:
     Attributes:
         rows: image and state of every row: the first state of every image in the order of the
             search, then the second of every image, and so on.
-        features: per output level ``(M, C, h, w)``, not aligned; zeros without memory of their own
-            for levels that are not kept.
+        features: per output level ``(M, C, h, w)``, not aligned. Levels that are not kept are zeros
+            of stride 0, which take no memory.
     """
 
     rows: Rows
@@ -34,7 +34,7 @@ class StateFeatures:
 
 
 class _RecordingExecutor:
-    """Executor that keeps the features of all states that another executor computes.
+    """Executor that records the features that another executor computes.
 
     Args:
         executor: computes them.
@@ -47,7 +47,7 @@ class _RecordingExecutor:
         self._keep = keep
 
     def start(self, images: Tensor) -> '_RecordingExecutor':
-        """Begin a batch; the recorder serves one batch only."""
+        """Begin a batch; a recorder can be used for one batch."""
         self._run = self._executor.start(images)
         self._asked = 0  # rows in earlier calls
         return self
@@ -82,10 +82,10 @@ def levels_read(pipeline: Pipeline, images: Tensor) -> tuple[bool, ...]:
 def compute_state_features(
     pipeline: Pipeline, images: Tensor, keep: Sequence[bool]
 ) -> StateFeatures:
-    """Search the states of a batch and keep their features.
+    """Search the states of a batch and return their features.
 
     Args:
-        pipeline: whose search and model to use.
+        pipeline: has the search and the model.
         images: ``(N, 3, H, W)``, preprocessed.
         keep: for every output level, whether to keep it.
     """
@@ -97,16 +97,8 @@ def compute_state_features(
     states = torch.cat([part.rows.states for part in parts])
     asked = torch.cat([part.positions for part in parts]).argsort()
     order = asked[by_rank(images_of[asked])]
-    levels = zip(*(part.features for part in parts), strict=True)
-    return StateFeatures(
-        Rows(images_of[order], states[order]),
-        tuple(
-            torch.cat(values)[order.to(values[0].device)]
-            if kept
-            else values[0][:1].expand(len(order), *values[0].shape[1:])
-            for values, kept in zip(levels, keep, strict=True)
-        ),
-    )
+    levels = joined([part.features for part in parts], order)
+    return StateFeatures(Rows(images_of[order], states[order]), levels)
 
 
 def merge_state_features(
@@ -115,10 +107,10 @@ def merge_state_features(
     """Align and merge features, with gradients for the parameters of the aggregator.
 
     Args:
-        pipeline: whose aggregator and head to use.
-        images: ``(N, 3, H, W)``, of which heads read only the size.
+        pipeline: has the aggregator and the head.
+        images: ``(N, 3, H, W)``; heads read only their size.
         found: the states and features.
-        rows_at_once: number of rows that go through the head together, where it runs per state.
+        rows_at_once: number of rows that go through the head together, if it runs per state.
 
     Returns:
         The merged tensors, each ``(N, ...)``.
@@ -129,6 +121,22 @@ def merge_state_features(
         levels = tuple(level[part] for level in found.features)
         batch.take(batch.outputs(BackboneOutputs(found.rows[part], images, levels)))
     return batch.merged()
+
+
+def joined(parts: Sequence[Levels], order: Tensor) -> Levels:
+    """Rows of several parts in one tensor per level, in the given order."""
+    return tuple(_joined(level, order) for level in zip(*parts, strict=True))
+
+
+def _joined(parts: tuple[Tensor, ...], order: Tensor) -> Tensor:
+    if is_kept(parts[0]):
+        return torch.cat(parts)[order.to(parts[0].device)]
+    return parts[0][:1].expand(len(order), *parts[0].shape[1:])
+
+
+def is_kept(level: Tensor) -> bool:
+    """Whether a level holds features, see `StateFeatures`."""
+    return any(level.stride())
 
 
 def by_rank(images: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
-"""Turns a config that tests with a learned aggregator into one that trains it."""
+"""Training configs: from a config that tests with a learned aggregator to one that trains it."""
 
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +9,10 @@ from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
+from torch import nn
 
 from ..engine.checkpoint import check_checkpoint
-from ..engine.load_runner import search_settings
+from ..engine.load_runner import digest, search_settings
 from ..errors import MMDiscardError
 from ..utils import MIXING, innermost_datasets, type_name, without_wrappers
 from .feature_cache import GIBIBYTE, FeatureCache
@@ -35,10 +35,10 @@ DEFAULTS = dict(
 
 
 def training_config(cfg: Config) -> Config:
-    """Turn ``cfg`` into one that trains the aggregator of its `SubsamplingSearchHook`.
+    """Change ``cfg`` into one that trains the aggregator of its `SubsamplingSearchHook`.
 
-    Whatever concerns the training of the base model is replaced; data, metrics, loggers and
-    environment are kept.
+    Settings for the training of the base model are replaced; data, metrics, loggers and environment
+    are kept.
 
     Returns:
         ``cfg``, which was changed in place.
@@ -67,7 +67,7 @@ def use_amp(cfg: Config) -> None:
     """Train in mixed precision.
 
     Raises:
-        MMDiscardError: without a GPU: MMEngine trains in mixed precision only on GPUs.
+        MMDiscardError: without a GPU, which MMEngine needs for it.
     """
     if get_device() == 'cpu':
         raise MMDiscardError('--amp needs a GPU: MMEngine trains in mixed precision on GPUs alone')
@@ -122,7 +122,7 @@ def _learner_config(cfg: Config, settings: ConfigDict) -> ConfigDict:
             'the SubsamplingSearchHook of the config needs an aggregator that learns, as the '
             'configs in configs/learned have'
         )
-    # `init_cfg` names the result of training, not where it starts.
+    # `init_cfg` names the file that training writes.
     attached['aggregator'].pop('init_cfg', None)
     test_search = attached.pop('search', None)
     return ConfigDict(
@@ -151,7 +151,7 @@ def _set_data(cfg: Config, settings: ConfigDict) -> None:
     )
     loader.sampler = ConfigDict(type='DefaultSampler', shuffle=True, seed=seed)
     loader.pop('batch_sampler', None)
-    # Workers that outlive an epoch carry on random state that a resumed run does not have.
+    # Persistent workers would keep random state that a resumed run does not have.
     loader.persistent_workers = False
 
 
@@ -189,7 +189,7 @@ def _set_hooks(cfg: Config) -> None:
 
 
 def _best_metric(evaluator: Any) -> str:
-    """Metric by which the best checkpoint is chosen: mIoU, say, or the first that is reported."""
+    """Metric that selects the best checkpoint: that of `IoUMetric`, else the first reported."""
     metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
     for metric in metrics:
         if type_name(metric) == 'IoUMetric':  # which reports aAcc first
@@ -208,7 +208,7 @@ def _log_scalars(cfg: Config) -> None:
 
 
 def _seed(cfg: Config) -> int:
-    """Seed of the run; 0 where the config has none, since a resumed run needs the same seed."""
+    """Seed of the run; 0 if the config has none, because a resumed run needs the same seed."""
     randomness = cfg.get('randomness') or ConfigDict()
     if randomness.get('seed') is None:
         randomness.seed = 0
@@ -216,10 +216,7 @@ def _seed(cfg: Config) -> int:
     return randomness.seed
 
 
-def _cache_key(cfg: Config, base: Any) -> str:
-    """Hash of everything that cached features depend on, besides the images."""
-    digest = hashlib.sha256(cfg.model.to_dict().__repr__().encode())
-    digest.update(repr((cfg.aggregator_training.to_dict(), cfg.randomness.to_dict())).encode())
-    for name, value in base.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _cache_key(cfg: Config, base: nn.Module) -> str:
+    """Text that changes with everything that features depend on besides the images."""
+    settings = (cfg.model, cfg.aggregator_training, cfg.randomness)
+    return repr([part.to_dict() for part in settings] + [digest(base)])

@@ -1,4 +1,4 @@
-"""The hook that makes the training of an aggregator resumable and publishes its result."""
+"""Hook that makes the training of an aggregator resumable and writes its result."""
 
 import random
 from pathlib import Path
@@ -21,12 +21,12 @@ RESULT = 'aggregator.pth'
 
 @HOOKS.register_module()
 class AggregatorTrainingHook(Hook):
-    """Makes the training of an aggregator resumable bit for bit and publishes its parameters.
+    """Makes the training of an aggregator resumable bit for bit, and writes the best parameters.
 
-    Random number generators are seeded anew before every epoch, so that an epoch is the same
-    whether or not the run was interrupted before it. A resumed run repeats the validation of the
-    epoch that it resumes from, since that may have been interrupted. After training the best
-    parameters are written to ``aggregator.pth`` in the work dir.
+    Random number generators are seeded before every epoch, so that an epoch does not depend on
+    interruptions before it. A resumed run repeats the validation of the epoch that it resumes from,
+    because that may have been interrupted. After training, the best parameters are written to
+    ``aggregator.pth`` in the work dir.
     """
 
     priority = 'LOWEST'  # after `CheckpointHook`, whose files are read
@@ -68,7 +68,7 @@ class AggregatorTrainingHook(Hook):
 
 
 def learner_of(runner: Runner) -> AggregatorLearner:
-    """The learner of a runner, without its distributed wrapper."""
+    """The `AggregatorLearner` of a runner, without its distributed wrapper."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 

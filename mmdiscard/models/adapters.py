@@ -337,7 +337,7 @@ class SegmentorAdapter(ModelAdapter):
 
 
 def last_head(model: nn.Module) -> nn.Module:
-    """The decode head of a segmentor whose output is the prediction."""
+    """The decode head of a segmentor; of a cascade the last one, whose output is the prediction."""
     head = model.decode_head
     return head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..aggregation import RowOutputs
 from ..execution import BackboneOutputs, Levels
-from ..search import Feedback, Rows, SearchRounds, Signals
+from ..search import Feedback, Rows, SearchRounds, Signals, next_round
 from .pipeline import Pipeline
 from .results import SearchResult, search_result
 
@@ -123,11 +123,8 @@ class BatchInference:
 
     def _converse(self, rounds: SearchRounds, answer: Callable[[Rows], Feedback]) -> None:
         rows = next(rounds)
-        while True:
-            try:
-                rows = rounds.send(answer(rows))
-            except StopIteration:
-                return
+        while rows is not None:
+            rows = next_round(rounds, answer(rows))
 
     def _record(self, rows: Rows, feedback: Feedback) -> Feedback:
         self._asked.append(rows)

@@ -11,7 +11,7 @@ from .criteria import (
 )
 from .gates import GATE_FILE, EntropyGate, Gate, MarginGate
 from .greedy import GreedySearch
-from .interface import Feedback, Rows, Search, SearchRounds, branches, each_of
+from .interface import Feedback, Rows, Search, SearchRounds, branches, each_of, next_round
 from .predefined import ExhaustiveSearch, FixedStates, KnownStates, SpreadStates
 from .state_file import read_states, write_states
 
@@ -40,6 +40,7 @@ __all__ = [
     'branches',
     'each_of',
     'gain_per_cost',
+    'next_round',
     'read_states',
     'write_states',
 ]

@@ -119,6 +119,14 @@ class Search:
         raise NotImplementedError
 
 
+def next_round(rounds: Generator, feedback: Any) -> Any:
+    """Send feedback to a search; returns its next rows, or None if it has ended."""
+    try:
+        return rounds.send(feedback)
+    except StopIteration:
+        return None
+
+
 def each_of(states: Tensor, images: Tensor, open_groups: Tensor | None = None) -> Rows:
     """Rows of every image in every state, ``P * m`` in all.
 

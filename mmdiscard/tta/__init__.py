@@ -1,14 +1,7 @@
 """Test-time augmentation: TTA models, policies, transforms, mergers, joint budget."""
 
-from .mergers import (
-    AugTTAMerger,
-    ClassTTAMerger,
-    EntropyMerger,
-    GPSMerger,
-    MaxMerger,
-    MeanMerger,
-    Merger,
-)
+from .fitted_mergers import AugTTAMerger, ClassTTAMerger, GPSMerger
+from .mergers import EntropyMerger, MaxMerger, MeanMerger, Merger
 from .models import DiscardClsTTA, DiscardSegTTA, DiscardTTA
 from .policies import ExpandedPolicy, Policy, StandardPolicy, View
 from .transforms import CornerCrop, FixedCutout, TestTimePolicy, Zoom

@@ -1,4 +1,4 @@
-"""One cost budget per image for the views and states of a TTA model."""
+"""One cost per image for the views and states of a TTA model together."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +14,19 @@ from ..models.batch_inference import BatchInference
 from ..models.ensemble import Ensemble, ensemble_of
 from ..models.results import SearchResult
 from ..models.views import errors_name_view
-from ..search import Budget, GreedySearch
+from ..search import Budget, GreedySearch, next_round
+from .fitted_mergers import FittedMerger
 from .joint_search import JointSearch
-from .mergers import FittedMerger, Merger
+from .mergers import Merger
 
 
 @dataclass(frozen=True)
 class JointResult:
-    """What the search did for one batch.
+    """Views and states of one batch.
 
     Attributes:
-        states: ``(N, V)`` long, number of states in each view; 0 where a view was not taken.
-        cost: ``(N,)``, the cost if every prefix is computed once, in plain forwards.
+        states: ``(N, V)`` long, number of states in each view; 0 if a view was not taken.
+        cost: ``(N,)``, in plain forwards, if every shared prefix is computed once.
     """
 
     states: Tensor
@@ -33,7 +34,7 @@ class JointResult:
 
 
 class JointBudget:
-    """Divides one cost budget per image between views and states, see `JointSearch`.
+    """Divides one cost per image between views and states, see `JointSearch`.
 
     Args:
         settings: ``dict(cost=4.0)``, in plain forwards per image, at least 1.
@@ -93,17 +94,17 @@ class JointBudget:
     def logits(
         self, model: nn.Module, views: Sequence[Any], names: Sequence[str]
     ) -> Iterator['ViewLogits']:
-        """Search the views of a batch.
+        """Search the views of a batch, and merge the states of each view.
 
-        What was merged so far is kept of every view that any image took, until it is yielded.
+        The merged states of every view that any image took are kept until the search has ended.
 
         Args:
             model: the attached model.
             views: as `split_views` returns them.
-            names: of the views, for errors.
+            names: of the views, for error messages.
 
         Yields:
-            One view after the other, of those that any image took.
+            The views that any image took, one after the other.
         """
         ensemble, search = self.search(model)
         batches: dict[int, BatchInference] = {}
@@ -124,11 +125,11 @@ class JointBudget:
                 with errors_name_view(views[view], names[view]):
                     feedback[view] = batch_of(view).ask(rows)
                 states[:, view] += rows.images.bincount(minlength=count)
-            asked = next_or_none(rounds, feedback)
+            asked = next_round(rounds, feedback)
         for view in sorted(batches):
             batch, taken = batches.pop(view), states[:, view] > 0
             logits, result = batch.logits(), batch.result()
-            # An image that did not take the view did not spend anything on it.
+            # Images that did not take the view have no cost in it.
             result = replace(result, costs=result.costs * taken, bounds=result.bounds * taken)
             cost += result.bounds
             yield ViewLogits(view, logits, result, taken)
@@ -141,9 +142,9 @@ class ViewLogits:
 
     Attributes:
         view: its position.
-        logits: ``(N, K)`` or ``(N, K, H, W)``, without meaning where ``taken`` is false.
-        result: what the search did in this view.
-        taken: ``(N,)`` bool, which images took the view.
+        logits: ``(N, K)`` or ``(N, K, H, W)``, invalid where ``taken`` is False.
+        result: states and costs of this view.
+        taken: ``(N,)`` bool, whether an image took the view.
     """
 
     view: int
@@ -153,16 +154,8 @@ class ViewLogits:
 
 
 def _is_mean(aggregator: Aggregator) -> bool:
-    """Whether states are merged one by one, as a weighted mean."""
+    """Whether the aggregator is a weighted mean, to which states are added one by one."""
     return type(aggregator).merge is Aggregator.merge
-
-
-def next_or_none(rounds: Any, feedback: Any) -> Any:
-    """Send to a generator; None where it ends."""
-    try:
-        return rounds.send(feedback)
-    except StopIteration:
-        return None
 
 
 def _batch(model: nn.Module, ensemble: Ensemble, view: Any) -> BatchInference:

@@ -1,4 +1,4 @@
-"""Greedy search over views and states at once, for one cost budget per image."""
+"""Greedy search over views and states together, with one cost per image."""
 
 from collections.abc import Generator, Mapping
 
@@ -15,9 +15,9 @@ JointRounds = Generator[dict[int, Rows], Mapping[int, Feedback], None]
 class JointSearch:
     """`GreedySearch` over the views of a pipeline and the states in each of them.
 
-    Views are taken in the order of the pipeline. Taking the next view is one more decision of the
-    search tree, at the cost of a plain forward; it has the score of the default state of the last
-    view taken. See `SearchTrees` for the rule.
+    Views are taken in the order of the pipeline. To take the next view is a further decision of the
+    search tree: it costs a plain forward, and has the score of the default state of the last view
+    that was taken. See `SearchTrees`.
 
     Args:
         search: its criterion and order are used; its budget, gate and ``per_cost`` are not.
@@ -31,13 +31,13 @@ class JointSearch:
     def rounds(
         self, num_images: int, num_views: int, space: StateSpace, prices: Prices
     ) -> JointRounds:
-        """Yield rows by view, be sent feedback by view, until nothing more can be afforded.
+        """Yield rows by view and be sent feedback by view, until the cost is spent.
 
         Args:
             num_images: ``N``.
             num_views: of the pipeline.
             space: the states of a view.
-            prices: what states cost; a view costs ``prices.root``.
+            prices: of states; a view costs ``prices.root``.
         """
         budget = Budget(cost=self.cost)
         trees = self.search.trees(num_images, space, budget, prices, num_views=num_views)

@@ -1,4 +1,4 @@
-"""Views of labelled images and the logits of each view, outside of a test loop."""
+"""Logits of every view of labelled images, to fit mergers to."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -14,26 +14,27 @@ from torch.utils.data import Subset
 from ..engine.data_subset import CalibrationImages, ordered_loader
 from ..errors import MMDiscardError
 from ..models import adapter_class, unwrap
+from ..models.adapters import last_head
 from ..models.views import split_views, view_names
 from ..utils import Progress, innermost_datasets
 from .logit_cache import IGNORED, LogitCache
 from .models import DiscardClsTTA, DiscardSegTTA, DiscardTTA
 from .view_output import ViewOutput
 
-#: from the output of a view and the position of its image: logits ``(rows, K)``, labels ``(rows,)``
+#: (output of a view, position of the image) -> logits ``(rows, K)``, labels ``(rows,)``
 ReadRows = Callable[[ViewOutput, int], tuple[Tensor, Tensor]]
 FLUSH_EVERY = 20  # batches
 
 
 @dataclass(frozen=True)
 class LabelledViews(CalibrationImages):
-    """Images drawn from a split of a config, in the views of its ``tta_pipeline``."""
+    """Random images of a split of a config, in the views of its ``tta_pipeline``."""
 
     split: str = 'train'
     images: int = 2000
 
     def check(self, cfg: Config) -> None:
-        """Check that a config has such images and views, and does not test on them.
+        """Check that the config has such images and views, and does not test on them.
 
         Raises:
             MMDiscardError: if not.
@@ -46,7 +47,7 @@ class LabelledViews(CalibrationImages):
             )
 
     def dataset(self, cfg: Config) -> ConfigDict:
-        """Config of the data set that the images are drawn from, with the pipeline of views."""
+        """Config of the data set that the images are drawn from, with the ``tta_pipeline``."""
         dataset = super().dataset(cfg)
         for inner in innermost_datasets(dataset):
             inner.pipeline = copy.deepcopy(cfg.get('tta_pipeline'))
@@ -55,7 +56,7 @@ class LabelledViews(CalibrationImages):
 
 
 def tta_model(model: nn.Module, merger: Mapping[str, Any] | None = None) -> DiscardTTA:
-    """The TTA model of mmdiscard around a classifier or segmentor."""
+    """A classifier or segmentor wrapped in mmdiscard's TTA model."""
     dense = adapter_class(unwrap(model)).dense
     return (DiscardSegTTA if dense else DiscardClsTTA)(model, merger=merger)
 
@@ -102,7 +103,7 @@ def pixel_rows(
 
 
 def row_reader(model: nn.Module, pixels: int) -> tuple[ReadRows, int]:
-    """How rows are read from the outputs of a model.
+    """Function that reads the rows of a model's outputs.
 
     Args:
         model: a classifier or segmentor.
@@ -123,9 +124,7 @@ def row_reader(model: nn.Module, pixels: int) -> tuple[ReadRows, int]:
                 'its own (multi-label); use MeanMerger or EntropyMerger, which are not fitted'
             )
         return image_row, 1
-    head = model.decode_head
-    head = head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
-    ignored = getattr(head, 'ignore_index', 255)
+    ignored = getattr(last_head(model), 'ignore_index', 255)
     return partial(pixel_rows, pixels=pixels, ignored=ignored), pixels
 
 
@@ -136,9 +135,9 @@ def fill_cache(
     """Predict the images that are missing in a cache, and write their logits and labels to it.
 
     Args:
-        cache: to fill.
-        tta: the model.
-        cfg: config, for the settings of its ``val_dataloader``.
+        cache: the cache to fill.
+        tta: the TTA model.
+        cfg: config whose ``val_dataloader`` says how images are loaded.
         dataset: the images, in the views of the pipeline.
         read: see `row_reader`.
     """

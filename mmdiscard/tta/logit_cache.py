@@ -1,4 +1,4 @@
-"""Cache on disk of the logits of every view of labelled images, to fit several mergers to."""
+"""Cache on disk of the logits of every view of labelled images."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ IGNORED = -1
 
 
 class LogitCache:
-    """Logits and labels as arrays in a folder, written image by image.
+    """Logits and labels in NumPy arrays in a folder, written image by image.
 
-    An interrupted run finds what it has written and continues from there.
+    An interrupted run continues with the images that are missing.
 
     Args:
         folder: of the arrays.
-        key: everything that the logits depend on. A folder with another key is emptied.
+        key: settings that the logits depend on. A folder with another key is emptied.
         images: number of images, ``I``.
         rows: number of rows per image: 1, or the number of pixels that are kept of each.
 
@@ -51,7 +51,7 @@ class LogitCache:
             classes: number of logits in each row.
 
         Raises:
-            MMDiscardError: if the arrays are of other views or classes.
+            MMDiscardError: if they exist with other views or classes.
         """
         if self._logits is None:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -11,15 +11,16 @@ from mmengine.dist import get_world_size
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from ..engine.config import search_hook_of
 from ..engine.load_runner import digest, load_runner, search_settings
 from ..errors import MMDiscardError
 from ..models import attach
 from ..utils import report
 from ..version import __version__
+from .fitted_mergers import MergerFile
 from .labelled_views import LabelledViews, fill_cache, row_reader, tta_model
 from .logit_cache import LogitCache
-from .mergers.fitted import MergerFile
-from .mergers.fitting import FITS
+from .merger_parameters import FITS
 
 MERGERS = {'gps': 'GPSMerger', 'augtta': 'AugTTAMerger', 'classtta': 'ClassTTAMerger'}
 
@@ -49,15 +50,6 @@ class FitRequest:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def has_search(cfg: Config) -> bool:
-    """Whether the config searches states."""
-    try:
-        search_settings(cfg)
-    except MMDiscardError:
-        return False
-    return True
-
-
 def fit(cfg: Config, request: FitRequest) -> dict[str, Path]:
     """Predict the views of labelled images, fit mergers to the logits and write their files.
 
@@ -79,7 +71,8 @@ def fit(cfg: Config, request: FitRequest) -> dict[str, Path]:
     if request.pixels < 1:
         raise MMDiscardError(f'--pixels is a number of at least 1; got {request.pixels}')
     request.images.check(cfg)
-    settings = None if request.plain or not has_search(cfg) else search_settings(cfg)
+    plain = request.plain or search_hook_of(cfg) is None
+    settings = None if plain else search_settings(cfg)
     init_default_scope(cfg.default_scope)
     runner = load_runner(cfg, request.checkpoint)
     cache = cached_logits(cfg, runner.model, request, settings)

@@ -1,4 +1,4 @@
-"""TTA models: the views of MM's `tta_pipeline`, merged, with or without mmdiscard inside."""
+"""TTA models: predict the views of MM's `tta_pipeline` and merge them, with or without states."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,17 +17,18 @@ from .view_output import ViewOutput, read_classifier, read_segmentor
 
 
 class DiscardTTA(BaseTTAModel):
-    """Merges the views of an image, one after the other. Subclasses read and write samples.
+    """TTA model that merges views one after the other. Subclasses read and write samples.
 
-    With `SubsamplingSearchHook` every view is itself merged from several states. Views that the
-    merger does not use are not computed; of the others only sums are kept.
+    With `SubsamplingSearchHook` the prediction of every view is merged from several states. Views
+    that the merger does not use are not computed.
 
     Args:
-        module: config of the model, or the model.
+        module: the model, or its config.
         data_preprocessor: as in MMEngine's `BaseTTAModel`.
-        merger: config of a merger; default the mean, as in MM's own TTA models.
-        joint: ``dict(cost=4.0)`` divides so many plain forwards per image between views and
-            states, see `JointSearch`; None to compute every view with the budget of the search.
+        merger: config of a merger; default `MeanMerger`, as in MM's own TTA models.
+        joint: cost per image in plain forwards that is divided between views and states, such as
+            ``dict(cost=4.0)``, see `JointSearch`; None to predict every view with the budget of the
+            search.
 
     Raises:
         MMDiscardError: if the merger or ``joint`` cannot be used.
@@ -76,8 +77,8 @@ class DiscardTTA(BaseTTAModel):
             data: a batch as MM collates it.
 
         Yields:
-            The position of a view and the outputs of the model for every image in it; None for an
-            image that did not take the view (see ``joint``), though every image takes the first.
+            The position of a view and its output for every image. With ``joint`` it is None for
+            images that did not take the view; every image takes the first.
 
         Raises:
             MMDiscardError: as `test_step`.
@@ -104,14 +105,14 @@ class DiscardTTA(BaseTTAModel):
                 ensemble.publish(found.result)
                 return found.logits
 
-            # MM's own pre- and post-processing, around logits that are computed already.
+            # MM's pre- and post-processing, with logits that are computed already.
             with ensemble.route(predict), errors_name_view(views[found.view], names[found.view]):
                 outputs = self.read(self.module, views[found.view], self.merger.joint)
             taken = found.taken.tolist()
             yield found.view, [o if own else None for o, own in zip(outputs, taken, strict=True)]
 
     def merge_preds(self, data_samples_list: Sequence[Sequence[Any]]) -> list[Any]:
-        """Not used: views are merged one by one."""
+        """Not used; abstract in `BaseTTAModel`."""
         raise NotImplementedError
 
     @staticmethod
@@ -119,14 +120,14 @@ class DiscardTTA(BaseTTAModel):
         """Predict one view.
 
         Args:
-            model: inside the TTA model.
+            model: the classifier or segmentor.
             view: as `split_views` returns it.
             weighted: whether the weights of the states are wanted.
         """
         raise NotImplementedError
 
     def merged(self, sample: Any, probabilities: Tensor) -> Any:
-        """A sample like ``sample`` of the first view, with the merged prediction."""
+        """A copy of ``sample``, of the first view, with the merged prediction."""
         raise NotImplementedError
 
 

@@ -1,6 +1,6 @@
 """TTA policies: lists of views, those closest to the original image first.
 
-These are the two policies of the paper's comparison, with fixed magnitudes instead of random ones.
+They are the two policies of the paper's comparison with TTA, at fixed instead of random magnitudes.
 """
 
 import random
@@ -25,8 +25,8 @@ class View:
     Attributes:
         name: unique in its policy.
         steps: configs of transforms.
-        undone: whether segmentors can use it: MM can undo it on a map of predictions (flips and
-            scales), or there is nothing to undo (colours).
+        undone: whether segmentors can use it, because MM undoes it on a map of predictions (flips
+            and scales) or nothing has to be undone (colours).
     """
 
     name: str
@@ -65,7 +65,7 @@ class Policy:
         """The first ``budget`` views.
 
         Args:
-            dense: whether the model is a segmentor; then only views that can be undone on maps.
+            dense: whether the model is a segmentor, which only takes views that can be undone.
 
         Raises:
             MMDiscardError: if there are fewer.
@@ -147,21 +147,16 @@ def _aug(kind: str, **settings: Any) -> Step:
     return dict(type=f'mmpretrain.{kind}', prob=1.0, **settings)
 
 
-def _moving(kind: str, direction: str | None = None) -> Callable[[float], Step]:
+def _moving(kind: str, amount: str = 'magnitude', **settings: Any) -> Callable[[float], Step]:
     """Geometric augmentation of either sign; what moves in is grey."""
-    along = {} if direction is None else dict(direction=direction)
-
-    def step(amount: float) -> Step:
-        return _aug(kind, random_negative_prob=0.0, pad_val=GREY, **along, **{AMOUNT[kind]: amount})
-
-    return step
+    settings |= dict(random_negative_prob=0.0, pad_val=GREY)
+    return lambda value: _aug(kind, **settings, **{amount: value})
 
 
 def _coloured(kind: str) -> Callable[[float], Step]:
     return lambda amount: _aug(kind, magnitude=amount, random_negative_prob=0.0)
 
 
-AMOUNT = {'Rotate': 'angle', 'Shear': 'magnitude', 'Translate': 'magnitude'}
 SMALLEST_CUT, LARGEST_CUT = 2 / 224, 20 / 224
 CUT_CENTRES = tuple(product((0.3, 0.5, 0.7), repeat=2))
 
@@ -172,28 +167,11 @@ def _graded(low: float, high: float, count: int = 10) -> list[float]:
     return sorted((round(low + step * i, 4) for i in range(count)), key=lambda v: (abs(v), v))
 
 
-@dataclass(frozen=True)
-class Operation:
-    """A transform at several levels, mild ones first.
-
-    Attributes:
-        name: of the operation.
-        step: function from an amount to the config of a transform.
-        levels: amounts.
-        undone: see `View`.
-    """
-
-    name: str
-    step: Callable[[float], Step]
-    levels: Sequence[float]
-    undone: bool = True
-
-    def views(self) -> list[View]:
-        """One view per level."""
-        return [
-            View(f'{self.name} {level:g}', (self.step(level),), self.undone)
-            for level in self.levels
-        ]
+def _operation(
+    name: str, step: Callable[[float], Step], levels: Sequence[float], undone: bool = True
+) -> list[View]:
+    """Views of one operation at several levels; ``step`` turns a level into a transform."""
+    return [View(f'{name} {level:g}', (step(level),), undone) for level in levels]
 
 
 SINGLE = (
@@ -206,23 +184,24 @@ SINGLE = (
     View('auto-contrast', (_aug('AutoContrast'),)),
     View('equalize', (_aug('Equalize'),)),
 )
+ALONG_X, ALONG_Y = dict(direction='horizontal'), dict(direction='vertical')
 COLOUR = _graded(-0.9, 0.9)
 GRADED = (
-    Operation('posterize', lambda bits: _aug('Posterize', bits=int(bits)), (4, 3, 2, 1)),
-    Operation('rotate', _moving('Rotate'), _graded(-30, 30), undone=False),
-    Operation(
+    _operation('posterize', lambda bits: _aug('Posterize', bits=int(bits)), (4, 3, 2, 1)),
+    _operation('rotate', _moving('Rotate', 'angle'), _graded(-30, 30), undone=False),
+    _operation(
         'crop', lambda m: dict(type='mmdiscard.Zoom', margin=m), _graded(0.005, 0.05), undone=False
     ),
-    Operation('solarize', lambda thr: _aug('Solarize', thr=thr), _graded(24, 240)[::-1]),
-    Operation('contrast', _coloured('Contrast'), COLOUR),
-    Operation('saturation', _coloured('ColorTransform'), COLOUR),
-    Operation('brightness', _coloured('Brightness'), COLOUR),
-    Operation('sharpness', _coloured('Sharpness'), COLOUR),
-    Operation('shear x', _moving('Shear', 'horizontal'), _graded(-0.3, 0.3), undone=False),
-    Operation('shear y', _moving('Shear', 'vertical'), _graded(-0.3, 0.3), undone=False),
-    Operation('translate x', _moving('Translate', 'horizontal'), _graded(-0.04, 0.04), False),
-    Operation('translate y', _moving('Translate', 'vertical'), _graded(-0.04, 0.04), False),
-    Operation(
+    _operation('solarize', lambda thr: _aug('Solarize', thr=thr), _graded(24, 240)[::-1]),
+    _operation('contrast', _coloured('Contrast'), COLOUR),
+    _operation('saturation', _coloured('ColorTransform'), COLOUR),
+    _operation('brightness', _coloured('Brightness'), COLOUR),
+    _operation('sharpness', _coloured('Sharpness'), COLOUR),
+    _operation('shear x', _moving('Shear', **ALONG_X), _graded(-0.3, 0.3), undone=False),
+    _operation('shear y', _moving('Shear', **ALONG_Y), _graded(-0.3, 0.3), undone=False),
+    _operation('translate x', _moving('Translate', **ALONG_X), _graded(-0.04, 0.04), False),
+    _operation('translate y', _moving('Translate', **ALONG_Y), _graded(-0.04, 0.04), False),
+    _operation(
         'cutout',
         lambda side: dict(
             type='mmdiscard.FixedCutout',
@@ -256,12 +235,13 @@ class ExpandedPolicy(Policy):
         self.seed = seed
 
     def all_views(self, dense: bool) -> list[View]:
-        columns = [[view] for view in SINGLE] + [operation.views() for operation in GRADED]
+        columns = [[view] for view in SINGLE] + list(GRADED)
         levels = chain.from_iterable(zip_longest(*columns))  # mild levels of all operations first
         singles = [view for view in levels if view is not None and self._fits(view, dense)]
         pairs = list(combinations(singles[1:], 2))
         random.Random(self.seed).shuffle(pairs)
-        views = singles + [_pair(*pair) for pair in pairs if not _both_flip(*pair)]
+        # MM keeps the direction of one flip only, so it cannot undo two.
+        views = singles + [_pair(*pair) for pair in pairs if not all(map(_flips, pair))]
         return views[:TOTAL]
 
     def _fits(self, view: View, dense: bool) -> bool:
@@ -270,11 +250,6 @@ class ExpandedPolicy(Policy):
 
 def _flips(view: View) -> bool:
     return any(step['type'] == FLIP['type'] for step in view.steps)
-
-
-def _both_flip(first: View, second: View) -> bool:
-    # MM keeps the direction of one flip only, so it cannot undo two.
-    return _flips(first) and _flips(second)
 
 
 def _pair(first: View, second: View) -> View:

@@ -1,4 +1,4 @@
-"""Transforms for views of test-time augmentation, and one that makes all views of a policy."""
+"""Transforms that make the views of test-time augmentation."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -31,9 +31,9 @@ class CornerCrop(BaseTransform):
         corner: one of `CORNERS`.
         size: ``(height, width)`` of the window; None for the size of the image before its view was
             made.
-        pad_val: grey value, or one per channel as loaded (BGR), of the padding where the window is
-            larger than the image, which then lies in that corner of the window; None to refuse
-            such windows.
+        pad_val: grey value, or one per channel as loaded (BGR), of the padding of an image that is
+            smaller than the window, which is placed in that corner of it; None to refuse such
+            images.
 
     Raises:
         MMDiscardError: if the corner is unknown.
@@ -138,13 +138,13 @@ class FixedCutout(BaseTransform):
 
 @TRANSFORMS.register_module()
 class TestTimePolicy(BaseTransform):
-    """All views of a policy, in the form that MM's `TestTimeAug` returns, each with its name.
+    """Make all views of a policy, in the form that MMCV's `TestTimeAug` returns.
 
     Args:
         policy: config of a policy.
-        pack: steps after a view's own transforms: the packing step, for segmentors after the
-            loading of annotations, which are not augmented.
-        dense: whether the model is a segmentor, so that views have to be undone.
+        pack: steps that follow the transforms of a view: the packing step, for segmentors with
+            the loading of annotations (which are not augmented) before it.
+        dense: whether the model is a segmentor, see `Policy.views`.
 
     Raises:
         MMDiscardError: if the policy has fewer views than its budget.
@@ -172,7 +172,7 @@ class TestTimePolicy(BaseTransform):
         """Make every view: lists of ``inputs`` and ``data_samples``.
 
         Raises:
-            MMDiscardError: names the view that cannot be made.
+            MMDiscardError: if a view cannot be made; names it.
         """
         results[SIZE] = tuple(results['img'].shape[:2])
         packed = [self._make(name, copy.deepcopy(results)) for name in self.views]

@@ -18,14 +18,14 @@ SMALLEST = 1e-6
 
 @dataclass(frozen=True)
 class ViewOutput:
-    """Prediction for one image in one view, with flips and scales undone as MM does.
+    """Prediction of one view of an image; MM has undone its flip and scale.
 
     Attributes:
         sample: the data sample that MM made.
         probabilities: function that returns ``(K,)`` or ``(K, H, W)``.
         logits: function that returns the same before softmax or sigmoid.
-        weight: sum of the weights of the states of this view, a number or ``(H, W)``; None if
-            the weights do not say how sure predictions are, or no states are merged.
+        weight: sum of the weights of the states of this view, a number or ``(H, W)``; None if no
+            states are merged, or if their weights do not measure confidence.
     """
 
     sample: Any
@@ -71,7 +71,7 @@ def read_classifier(model: nn.Module, view: Any, weighted: bool = False) -> list
 
 
 def _logits(probabilities: Tensor, scores: Sequence[Tensor]) -> Tensor:
-    """Logits ``(N, K)`` of probabilities: the scores of the head if these give them."""
+    """Logits ``(N, K)`` of probabilities: the head's scores if the probabilities are of these."""
     if scores and scores[-1].shape == probabilities.shape:
         given = (scores[-1].float().softmax(1), scores[-1].float().sigmoid())
         if any(torch.allclose(p, probabilities.float(), rtol=1e-2, atol=1e-5) for p in given):
@@ -84,7 +84,7 @@ def _logits(probabilities: Tensor, scores: Sequence[Tensor]) -> Tensor:
 
 @contextmanager
 def _head_outputs(head: nn.Module | None) -> Iterator[list[Tensor]]:
-    """The last scores ``(M, K)`` that a head gives in this thread, those MM post-processes."""
+    """Collects the last scores ``(M, K)`` that a head returns in this thread."""
     outputs: list[Tensor] = []
     thread = threading.get_ident()
 
@@ -102,7 +102,7 @@ def _head_outputs(head: nn.Module | None) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _weights_of(ensemble: Ensemble | None) -> Iterator[list[Tensor]]:
-    """Weights ``(N, 1, ...)`` of the states of every batch that is predicted in this thread."""
+    """Collects the sums of weights ``(N, 1, ...)`` of batches that are predicted in this thread."""
     weights: list[Tensor] = []
     thread = threading.get_ident()
 
@@ -142,7 +142,7 @@ def read_segmentor(model: nn.Module, view: Any, weighted: bool = False) -> list[
         size = weight.shape[2:] if weight[0].numel() > 1 else images.shape[2:]
         return weight.to(images).expand(-1, segmentor.out_channels, *size)
 
-    # MM puts the weights of windows together, flips and resizes them as it does with logits.
+    # MM joins windows of weights, flips and resizes them as it does with logits.
     with ensemble.route(next_weights):
         totals = _post_processed(segmentor, *_inference(segmentor, view))
     return [
@@ -160,14 +160,14 @@ def _segmented(sample: Any) -> ViewOutput:
 
 
 def _inference(segmentor: nn.Module, view: Any) -> tuple[Tensor, list[Any]]:
-    """Maps ``(N, K, H, W)`` that MM's whole or slide inference puts together, and the samples."""
+    """Logits ``(N, K, H, W)`` of MM's whole or slide inference, and the samples."""
     data = segmentor.data_preprocessor(view, False)
     metas = [sample.metainfo for sample in data['data_samples']]
     return segmentor.inference(data['inputs'], metas), data['data_samples']
 
 
 def _post_processed(segmentor: nn.Module, maps: Tensor, samples: list[Any]) -> list[Tensor]:
-    """The first channel of ``maps`` for every image, unpadded, flipped back and resized by MM."""
+    """First channel of ``maps`` by image, after MM removed padding, flips and scales."""
     # Two channels, because post-processing applies a sigmoid to a single one.
     twice = maps[:, :1].expand(-1, 2, -1, -1)
     done = segmentor.postprocess_result(twice, [sample.new() for sample in samples])

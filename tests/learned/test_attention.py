@@ -46,7 +46,10 @@ def test_merged_output_and_score_are_those_of_the_official_code(golden, module, 
 
 
 def test_every_state_is_that_of_the_official_code(golden, module, positions):
-    out = module.per_state(golden['feats'], positions)
+    flat, embedded = golden['feats'].flatten(3), module.embed(positions)
+    attention = attention_module._attention(*module._projections(flat, embedded), None)
+    attended = torch.einsum('nijl,njcl->nicl', attention, flat + embedded.unsqueeze(3))
+    out = (flat + module.scale[:, None] * attended).view_as(golden['feats'])
     torch.testing.assert_close(out, golden['out'], atol=1e-5, rtol=0)
 
 

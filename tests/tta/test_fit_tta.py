@@ -12,10 +12,10 @@ from mmdiscard import MMDiscardError
 from mmdiscard import fit_tta as tool
 from mmdiscard.engine.config import use_tta
 from mmdiscard.engine.load_runner import build_runner
+from mmdiscard.tta.fitted_mergers import MergerFile
 from mmdiscard.tta.labelled_views import LabelledViews
 from mmdiscard.tta.logit_cache import LogitCache
 from mmdiscard.tta.merger_fitting import MERGERS, FitRequest, fit
-from mmdiscard.tta.mergers.fitted import MergerFile
 
 ROOT = Path(__file__).parents[2]
 

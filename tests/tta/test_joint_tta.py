@@ -7,7 +7,7 @@ from small_models import classifier, cls_samples, images, seg_samples, segmentor
 import mmdiscard
 from mmdiscard import MMDiscardError
 from mmdiscard.tta import DiscardClsTTA, DiscardSegTTA
-from mmdiscard.tta.mergers.fitted import MergerFile
+from mmdiscard.tta.fitted_mergers import MergerFile
 
 GROUPS = dict(groups=[-2, -1])
 AVERAGE = dict(type='AverageAggregator', on='logits')

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from mmdiscard import MMDiscardError
-from mmdiscard.tta.mergers import (
+from mmdiscard.tta import (
     AugTTAMerger,
     ClassTTAMerger,
     EntropyMerger,
@@ -17,8 +17,8 @@ from mmdiscard.tta.mergers import (
     MaxMerger,
     MeanMerger,
 )
-from mmdiscard.tta.mergers.fitted import MergerFile
-from mmdiscard.tta.mergers.fitting import FITS, fit_augtta, fit_classtta, fit_gps, fit_temperature
+from mmdiscard.tta.fitted_mergers import MergerFile
+from mmdiscard.tta.merger_parameters import FITS, fit_augtta, fit_classtta, fit_gps, fit_temperature
 
 GOLDEN = np.load(Path(__file__).parents[1] / 'data' / 'tta_mergers.npz')
 NAMES = tuple(f'view {i}' for i in range(12))

@@ -25,8 +25,8 @@ import mmdiscard
 from mmdiscard import MMDiscardError
 from mmdiscard.models.views import split_views
 from mmdiscard.tta import DiscardClsTTA, DiscardSegTTA
+from mmdiscard.tta.fitted_mergers import MergerFile
 from mmdiscard.tta.labelled_views import row_reader
-from mmdiscard.tta.mergers.fitted import MergerFile
 from mmdiscard.tta.view_output import read_segmentor
 
 BINARY = FCN_HEAD | dict(num_classes=2, out_channels=1, threshold=0.3)

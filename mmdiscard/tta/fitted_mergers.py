@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import MMDiscardError
-from ...registry import MERGERS
-from ...utils import JsonFormat
-from .merger import Merger, per_class
+from ..errors import MMDiscardError
+from ..registry import MERGERS
+from ..utils import JsonFormat
+from .mergers import Merger
 
 FIT_TOOL = 'python -m mmdiscard.fit_tta'
 FORMAT = JsonFormat('mmdiscard merger', 1, FIT_TOOL)
@@ -19,13 +19,13 @@ FORMAT = JsonFormat('mmdiscard merger', 1, FIT_TOOL)
 
 @dataclass(frozen=True)
 class MergerFile:
-    """Content of the file of a fitted merger.
+    """File of a fitted merger.
 
     Attributes:
         merger: name of its class.
         views: names of the views it was fitted to, in the order of its parameters.
         parameters: lists of numbers, as the class reads them.
-        origin: config, weights and images it was fitted with, for people to read.
+        origin: config, weights and images that it was fitted with, as notes.
     """
 
     merger: str
@@ -106,7 +106,7 @@ class FittedMerger(Merger):
         self._columns = [self.file.views.index(name) for name in names]
 
     def column(self, view: int) -> int:
-        """Position of a view of the pipeline among the views that this was fitted to."""
+        """Index in the parameters of a view of the pipeline."""
         return self._columns[view]
 
     def _invalid(self, why: str) -> MMDiscardError:
@@ -115,9 +115,9 @@ class FittedMerger(Merger):
 
 @MERGERS.register_module()
 class GPSMerger(FittedMerger):
-    """Greedy policy search (Lyzhov et al., UAI 2020): the mean of a few views' logits.
+    """Mean of the views that greedy policy search chose (Lyzhov et al., UAI 2020).
 
-    The other views are not computed at all.
+    The other views are not computed.
     """
 
     def load(self, parameters: Mapping[str, Any], num_views: int) -> None:
@@ -150,7 +150,7 @@ class _CoefficientMerger(FittedMerger):
 
 @MERGERS.register_module()
 class AugTTAMerger(_CoefficientMerger):
-    """One weight per view, at least 0 and normalised (Shanmugam et al., ICCV 2021)."""
+    """Weighted mean with one weight per view (AugTTA: Shanmugam et al., ICCV 2021)."""
 
     dimensions = 1
 
@@ -163,7 +163,7 @@ class AugTTAMerger(_CoefficientMerger):
 
 @MERGERS.register_module()
 class ClassTTAMerger(_CoefficientMerger):
-    """One weight per view and class, at least 0, not normalised (Shanmugam et al., ICCV 2021)."""
+    """Weighted sum with one weight per view and class (ClassTTA: Shanmugam et al., ICCV 2021)."""
 
     dimensions = 2
 
@@ -183,3 +183,8 @@ class ClassTTAMerger(_CoefficientMerger):
 def _listed(what: str, names: set[str]) -> str:
     shown = ', '.join(sorted(names)[:3])
     return f'{what} {shown}{" and others" if len(names) > 3 else ""}; ' if names else ''
+
+
+def per_class(coefficients: Tensor, values: Tensor) -> Tensor:
+    """``(K,)`` in a shape that multiplies ``(K, ...)``."""
+    return torch.as_tensor(coefficients).to(values).view(-1, *[1] * (values.ndim - 1))

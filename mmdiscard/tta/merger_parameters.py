@@ -1,4 +1,4 @@
-"""Fits the parameters of mergers to the logits of all views of labelled images."""
+"""Fitting of the parameters of mergers to the logits of all views of labelled images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import MMDiscardError
+from ..errors import MMDiscardError
 
 HELD_OUT = 5  # every fifth row is held out to choose the epoch
 
@@ -15,9 +15,9 @@ HELD_OUT = 5  # every fifth row is held out to choose the epoch
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Temperature that calibrates logits ``(N, K)``, by maximum likelihood.
 
-    As in the implementation behind the published figures: 50 steps of LBFGS with learning rate
-    0.01, from 1. These steps end before an optimum that lies far from 1. Where they end at a
-    negative number or a lower likelihood, the optimum itself is returned.
+    As the official code does it: 50 steps of LBFGS with learning rate 0.01, from 1, which do not
+    reach an optimum that lies far from 1. If they end at a negative number or a lower likelihood
+    than they began with, the optimum itself is returned.
 
     Args:
         logits: ``(N, K)``.
@@ -61,9 +61,9 @@ def fit_gps(logits: Tensor, labels: Tensor, count: int = 3, likelihood: bool = F
         logits: ``(N, V, K)``; the temperature is fitted to the first view.
         labels: ``(N,)`` long.
         count: number of views to choose; a view can be chosen once.
-        likelihood: judge by the likelihood of the mean of calibrated probabilities, as in the
-            paper. The default is the implementation behind the published figures, which passes
-            these probabilities to a cross-entropy that expects logits.
+        likelihood: choose by the likelihood of the mean of calibrated probabilities, as in the GPS
+            paper. The default does as the official code, which passes these probabilities to a
+            cross-entropy that expects logits.
 
     Returns:
         ``indices`` and ``temperature``.
@@ -92,7 +92,7 @@ def fit_gps(logits: Tensor, labels: Tensor, count: int = 3, likelihood: bool = F
 
 
 def fit_augtta(logits: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) -> dict:
-    """Fit one weight per view (Shanmugam et al., ICCV 2021).
+    """Fit one weight per view (AugTTA: Shanmugam et al., ICCV 2021).
 
     Args:
         logits: ``(N, V, K)``.
@@ -115,7 +115,7 @@ def fit_augtta(logits: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) 
 
 
 def fit_classtta(logits: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) -> dict:
-    """Fit one weight per view and class (Shanmugam et al., ICCV 2021).
+    """Fit one weight per view and class (ClassTTA: Shanmugam et al., ICCV 2021).
 
     Args:
         logits: ``(N, V, K)``.
