@@ -30,24 +30,25 @@ This page is made from [results.json](../benchmarks/backbones/results.json);
 `python -m benchmarks.backbones.run` audits everything and writes both, `--only NAME...` renews the
 rows of some.
 
-A group reads stride·factor (error/effect): its input stride in image pixels, how much it
-subsamples, and how far it is from translating the image, 0 being exact and 1 not at all; below 0.5
-passes. What remains comes from borders, windows and position embeddings. "four states" is their
-cost in units of one plain forward, the first and last group left out where there are more than two.
+A group is written stride·factor (error/effect): its input stride in image pixels, its subsampling
+factor, and how far a state is from the translated image: 0 is exact, 1 no agreement, below 0.5
+passes. The error comes from borders, windows and position embeddings. "Four states" is their cost
+in plain forwards, without the first and the last group if there are more than two.
 
-Weights are random and prepared so that they translate as trained ones do: kernels are damped off
-their centre and batch statistics are uneven; a group that fails is tried with the class's own
-initialisation too, and the better result counts. Windows as large as the map (Swin V2, MixMIM) and
-feature-map outputs of plain transformers are chosen in `benchmarks/backbones/audited.py`. With
-other windows or stock weights more groups fail, so check your own model with
-`mmdiscard.translation_oracle`. Models of timm are audited whole, through `TimmClassifier`.
+Weights are random, but adjusted to behave like trained ones: kernels are damped off their centre
+and batch statistics are uneven. A group that fails is tried with the class's own initialisation
+too, and the better result counts. Some settings, such as windows as large as the map (Swin V2,
+MixMIM) and feature-map outputs of plain transformers, are chosen in
+`benchmarks/backbones/audited.py`. With other windows or weights more groups may fail, so check
+your own model with `mmdiscard.translation_oracle`. Models of timm are audited whole, through
+`TimmClassifier`.
 
-What a remark means: *not on the trunk* is a side branch, such as spatial-reduction attention, or
-one of several branches that meet before the deepest output. *Joins ... with maps that come past it*
-are the skips of an encoder-decoder and the fusions of branches, where maps of two resolutions meet.
-A late group moves the coarse ones only, so no translation brings the joined level back, and the
-group is left out rather than searched wrongly. *Reached inside a forward*: something subsamples by
-a function or by slicing and is no module by itself; the groups around it are searched.
+Remarks: *not on the trunk* is a layer of a side branch, such as spatial-reduction attention, or
+of one of several branches that join before the deepest output. *Joins ... with maps that come
+past it*: a skip connection of an encoder-decoder, or a fusion of branches, combines maps of two
+resolutions. A deep group would displace only the coarse ones, so no translation could align the
+result, and the group is left out. *Reached inside a forward*: a function or a slice subsamples,
+not a module; the groups around it are searched.
 """
 
 
