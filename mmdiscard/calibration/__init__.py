@@ -1,4 +1,4 @@
-"""Choice of states and gate thresholds on a set of labelled images, once for all images to come."""
+"""Calibration: states and gate thresholds chosen on labelled images."""
 
 from .calibrate import CalibrationRequest, calibrate
 from .candidates import ExternalStates, merged_with_each

@@ -1,4 +1,4 @@
-"""Predictions with one more state, for every candidate."""
+"""Predictions from the chosen states and one candidate, for every candidate."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

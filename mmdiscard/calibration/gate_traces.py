@@ -1,4 +1,4 @@
-"""What a search would have cost with any threshold of a gate, from one run without the gate."""
+"""Cost of a search with any threshold of a gate, from one run without the gate."""
 
 from dataclasses import dataclass, field
 
@@ -29,7 +29,7 @@ class GateTrace:
 
 
 class RecordedSearch(Search):
-    """Runs another search as if its gate never stopped an image, and records what the gate sees.
+    """Runs another search without stopping images, and records the uncertainty that its gate reads.
 
     Images do not influence one another, so a trace cut at the first round in which the gate is
     confident is what the search with the gate does. Where a search asks the gate only once, the

@@ -1,4 +1,4 @@
-"""One fixed set of states for a model, chosen on labelled images."""
+"""Calibration of one set of states for all images, on labelled images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What the command-line tools share: common flags, and errors of the user in one line."""
+"""Common flags of the command-line tools, and user errors in one line."""
 
 import argparse
 import os

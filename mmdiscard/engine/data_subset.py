@@ -1,4 +1,4 @@
-"""Labelled images to calibrate on: never those that results are reported on."""
+"""Labelled images of a config for calibration and fitting, never those of its test split."""
 
 import copy
 from collections.abc import Mapping

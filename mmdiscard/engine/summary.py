@@ -16,7 +16,7 @@ def describe(
     cost_model: CostModel,
     divisor: tuple[int, int],
 ) -> str:
-    """A few lines on the groups searched, states per image, cost, and which states scored best.
+    """Text of the summary: searched groups, states per image, cost, and the best states.
 
     Further lines say where no state was used, so that the metrics are those of the plain model, and
     how to pad images that the stride does not divide.

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writing, and reading of JSON."""
+"""Atomic writing of files, and reading and writing of JSON."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Formats of small JSON files, by which a reader tells its own files from others."""
+"""JSON files that name their format and version."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
