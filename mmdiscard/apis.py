@@ -14,7 +14,10 @@ Size = tuple[int, int]
 
 
 def find_subsampling(
-    model: Any, input_size: Size = (224, 224), in_channels: int | None = None
+    model: Any,
+    input_size: Size = (224, 224),
+    in_channels: int | None = None,
+    groups: Sequence[Any] | None = None,
 ) -> list[SubsamplingGroup]:
     """Subsampling groups on the trunk of a backbone, in execution order.
 
@@ -25,14 +28,19 @@ def find_subsampling(
         input_size: ``(H, W)`` of the image to trace with; one that the backbone accepts.
         in_channels: ``C``; by default what the model's data preprocessor normalises, or the first
             plausible number that the backbone runs with.
+        groups: which of them, as in `attach`, such as ``['image', -1]``; all of the backbone's
+            own by default.
 
     Raises:
-        MMDiscardError: if the backbone cannot be run at ``input_size``.
+        MMDiscardError: if the backbone cannot be run at ``input_size``, or has no such groups.
     """
+    backbone = searched_module(model)
     found = subsampling.map_subsampling(
-        searched_module(model), input_size, in_channels, normalised_channels(model)
+        backbone, input_size, in_channels, normalised_channels(model)
     )
-    return list(found.groups)
+    if groups is None:
+        return list(found.groups)
+    return list(subsampling.select_groups(found, groups, backbone))
 
 
 def translation_oracle(

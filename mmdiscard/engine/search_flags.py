@@ -32,7 +32,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         '--groups',
         type=parse_groups,
         metavar='G',
-        help='groups to search: auto, all, inner, or names and positions with commas between '
+        help='groups to search: auto, all, inner, image, names or positions, commas between '
         'them (--groups=-1 is the deepest)',
     )
 
@@ -79,6 +79,7 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
 def _add_hook(cfg: Config) -> ConfigDict:
     """A hook with default settings, and the import that registers it where `cfg` is run again."""
     add_import(cfg)
-    new = ConfigDict(type='mmdiscard.SubsamplingSearchHook')
+    kind = 'mmdiscard.SubsamplingSearchHook'
+    new = ConfigDict(type=kind, subsampling=dict(groups='auto'))
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), new]
     return cfg.custom_hooks[-1]

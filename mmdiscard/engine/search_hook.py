@@ -9,12 +9,14 @@ from typing import Any
 from mmengine.dist import collect_results, get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from ..execution import DEFAULT_CACHE_BYTES
 from ..models import Ensemble, SearchResult, attach, ensemble_of
 from ..registry import AGGREGATORS, HOOKS, SEARCHES, build
 from ..utils import write_text
 from .checkpoint import WeightCheck, check_checkpoint
+from .image_size import size_to_trace
 from .summary import describe
 
 #: ensembles that hooks attached; one that is still there before a test is of an interrupted one
@@ -79,11 +81,11 @@ class SubsamplingSearchHook(Hook):
             check_checkpoint(runner.model, checkpoint)
 
     def before_test(self, runner: Runner) -> None:
-        self._attach(runner)
+        self._attach(runner, runner.test_loop.dataloader)
 
     def before_val(self, runner: Runner) -> None:
         if self.val:
-            self._attach(runner)
+            self._attach(runner, runner.val_loop.dataloader)
 
     def before_test_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         self._results.clear()
@@ -114,11 +116,11 @@ class SubsamplingSearchHook(Hook):
         if self.val:
             self._finish(runner, len(runner.val_loop.dataloader.dataset))
 
-    def _attach(self, runner: Runner) -> None:
+    def _attach(self, runner: Runner, loader: DataLoader) -> None:
         left = ensemble_of(runner.model)
         if left in _attached_by_hooks:
             left.detach()
-        self.ensemble = attach(runner.model, **self.settings)
+        self.ensemble = attach(runner.model, **self._settings_for(runner.model, loader))
         _attached_by_hooks.add(self.ensemble)
         self.ensemble.listeners.append(self._results.append)
         self._records = []
@@ -126,6 +128,15 @@ class SubsamplingSearchHook(Hook):
             _incomplete(runner, self.dump).unlink(missing_ok=True)
         names = ', '.join(group.name for group in self.ensemble.groups)
         runner.logger.info(f'mmdiscard: searching {self.ensemble.budget} states over {names}')
+
+    def _settings_for(self, model: Any, loader: DataLoader) -> dict[str, Any]:
+        """The settings, with the size of the images that come unless one is set."""
+        subsampling = self.settings['subsampling']
+        if subsampling is None or isinstance(subsampling, Mapping):
+            subsampling = dict(subsampling or {})
+            if subsampling.get('input_size') is None:
+                subsampling['input_size'] = size_to_trace(model, loader)
+        return self.settings | dict(subsampling=subsampling)
 
     def _finish(self, runner: Runner, num_images: int) -> None:
         ensemble, self.ensemble = self.ensemble, None

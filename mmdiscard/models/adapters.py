@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..errors import MMDiscardError
 from ..execution import Levels
 from ..registry import ADAPTERS
-from ..subsampling.backbone import inference_mode
+from ..subsampling import ImageInput
+from ..subsampling.backbone import inference_mode, noise_image
 from .backbone_patch import BackbonePatch
 from .input_watch import InputWatch
 from .method_patch import MethodPatch
@@ -56,6 +57,8 @@ class ModelAdapter:
         self.backbone = self.backbone_of(model)
         #: whether the model changes its images before the backbone receives them
         self.changes_images = False
+        #: whether the image is displaced in front of the whole model
+        self.whole = False
         self._patches: list[MethodPatch] = []
         self.input_watch = InputWatch(self.called_module(model))
         try:
@@ -95,9 +98,27 @@ class ModelAdapter:
         """The module that the model calls with its images."""
         return model.backbone
 
+    def take_whole(self) -> None:
+        """Search the image in front of the whole model: it is the only level, the model its head.
+
+        For models whose backbone cannot be searched, or is not all that sees the image.
+        """
+        self.whole = True
+        self.backbone = ImageInput(self.model)
+
     def features(self, images: Tensor) -> Levels:
         """Run the backbone, ``(M, C, H, W)`` to its output levels."""
-        return self.backbone_patch.run(images)
+        return (self.backbone(images),) if self.whole else self.backbone_patch.run(images)
+
+    def noise_levels(self, shapes: Sequence[Sequence[int]]) -> Levels:
+        """Noise like what `features` returned last.
+
+        Args:
+            shapes: of every level, as the backbone returns them.
+        """
+        if self.whole:
+            return (noise_image(self.backbone, shapes[0][2:], shapes[0][1]),)
+        return self.backbone_patch.noise_levels(shapes)
 
     def backbone_input(self, images: Tensor, context: Any) -> Tensor:
         """What the backbone receives for images of the model, ``(N, C, H, W)`` each.
@@ -105,7 +126,7 @@ class ModelAdapter:
         Raises:
             MMDiscardError: if the model does not call its backbone with one tensor of images.
         """
-        if not self.changes_images:
+        if self.whole or not self.changes_images:
             return images
         try:
             args, kwargs = self.input_watch.received(lambda: self.run_plain(images, context))
@@ -122,6 +143,9 @@ class ModelAdapter:
         """Whether the model makes images of ``in_channels`` for its backbone of ``images``."""
         try:
             context = self.default_context(images)
+            if self.whole:
+                self.run_plain(images, context)
+                return True
             args, _ = self.input_watch.received(lambda: self.run_plain(images, context))
             return args[0].shape[1] == in_channels
         except Exception:  # whatever a model of others raises
@@ -138,6 +162,21 @@ class ModelAdapter:
             levels: per level ``(M, C, h, w)``.
             images: ``(M, 3, H, W)``, what the levels were computed from.
             context: as `context_of` gives it.
+        """
+        if self.whole:
+            return self.logits(levels[0], context)
+        with self.backbone_patch.replay(levels):
+            return self.logits(images, context)
+
+    def logits(self, images: Tensor, context: Any) -> Tensor:
+        """Logits ``(M, K)`` or ``(M, K, H, W)`` of the model without states.
+
+        Args:
+            images: ``(M, C, H, W)``.
+            context: as `context_of` gives it.
+
+        Raises:
+            MMDiscardError: if the model gives anything else.
         """
         raise NotImplementedError
 
@@ -242,10 +281,8 @@ class ClassifierAdapter(ModelAdapter):
     def has_independent_classes(model: nn.Module) -> bool:
         return _is_a(getattr(model, 'head', None), 'MultiLabelClsHead')
 
-    def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
-        with self.backbone_patch.replay(levels):
-            logits = self.model(images, mode='tensor')
-        return one_score_per_class(logits, self.model.head)
+    def logits(self, images: Tensor, context: Any) -> Tensor:
+        return one_score_per_class(self.model(images, mode='tensor'), self.model.head)
 
     def run_plain(self, images: Tensor, context: Any) -> Any:
         return self._plain(images)
@@ -298,9 +335,8 @@ class SegmentorAdapter(ModelAdapter):
     def stretches_maps(self) -> bool:
         return not self.model.align_corners
 
-    def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
-        with self.backbone_patch.replay(levels):
-            return self._plain(images, context)
+    def logits(self, images: Tensor, context: Any) -> Tensor:
+        return self._plain(images, context)
 
     def run_plain(self, images: Tensor, context: Any) -> Any:
         return self._plain(images, context)

@@ -1,12 +1,14 @@
 """Putting an ensemble into a built model, with every mistake met before an image is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from mmengine.logging import print_log
+from torch import Tensor, nn
 
 from ..aggregation import Aggregator, Geometry, MergeTarget
 from ..errors import MMDiscardError
@@ -25,16 +27,25 @@ from ..subsampling import (
     Fingerprint,
     StateHooks,
     StateSpace,
+    SubsamplingGroup,
     SubsamplingMap,
+    image_map,
+    is_image,
     map_subsampling,
     select_groups,
 )
 from ..subsampling.backbone import blank_image, noise_image, plausible_channels, undisturbed
+from ..subsampling.image_group import DEFAULT_PIXELS, IMAGE
+from . import auto_settings
 from .adapters import ATTACHED, ModelAdapter
+from .auto_settings import AUTO, choose_groups
 from .ensemble import Ensemble
 from .pipeline import Pipeline
 from .self_test import SelfTest
 from .wrappers import adapter_class, normalised_channels, unwrap
+
+PAPER_SEARCH = dict(type='GreedySearch', budget=10)
+KINDS = {True: 'dense predictions', False: 'classifiers'}
 
 
 def attach(
@@ -54,12 +65,16 @@ def attach(
     Args:
         model: a built MMPretrain classifier or MMSegmentation segmentor, or something around one: a
             TTA model, a distributed wrapper, an inferencer.
-        subsampling: ``groups`` (``'all'``, ``'inner'`` or a list of names, positions and groups by
-            hand, ``dict(members=[...])``; default ``'inner'``), ``input_size`` (``(H, W)`` to trace
-            with; default 224 x 224) and ``in_channels`` (of the images; found out by default).
-        search: config of a search; default ``GreedySearch`` with budget 10.
-        aggregator: config of an aggregator; default: the paper's entropy weights on features
-            for classifiers, the mean of exactly aligned logits for segmentors.
+        subsampling: ``groups`` (``'auto'``, ``'all'``, ``'inner'`` or a list of names, positions,
+            the image, ``'image'`` or ``dict(image=PIXELS)``, and groups by hand,
+            ``dict(members=[...])``), ``input_size`` (``(H, W)`` to trace with; default 224 x 224)
+            and ``in_channels`` (of the images; found out by default). Groups are ``'auto'`` where
+            nothing else is set: one group by the kind of the model, or the image where its backbone
+            cannot be searched; ``'inner'`` where a search or an aggregator is set.
+        search: config of a search; by default two spread states for ``groups='auto'``, else
+            ``GreedySearch`` with budget 10.
+        aggregator: config of an aggregator; by default the mean of logits for ``groups='auto'``
+            and for segmentors (aligned exactly), else the paper's entropy weights on features.
         max_rows: at most so many rows (image times state) are in flight at once; default the batch
             size.
         max_cache_bytes: what is kept of earlier states for later ones takes at most so much memory;
@@ -77,20 +92,43 @@ def attach(
         raise MMDiscardError(
             'mmdiscard is attached to this model already; call `detach()` on that ensemble first'
         )
+    nothing_set = search is None and aggregator is None
+    options = _Options.of(subsampling or {}, AUTO if nothing_set else 'inner')
+    auto = options.groups == AUTO
+    dense = adapter_type.dense
     if not isinstance(search, Search):
-        search = build(SEARCHES, search or dict(type='GreedySearch', budget=10))
-    aggregator = build(AGGREGATORS, aggregator or adapter_type.default_aggregator)
-    aggregator.check(adapter_type.dense)
+        search = build(SEARCHES, search or (auto_settings.SEARCH if auto else PAPER_SEARCH))
+    default = auto_settings.aggregator(dense) if auto else adapter_type.default_aggregator
+    aggregator = build(AGGREGATORS, aggregator or default)
+    aggregator.check(dense)
     limits = MemoryLimits(max_rows, max_cache_bytes)
-    which, input_size, in_channels = _subsampling_options(subsampling or {})
+    put_in = partial(_attach, model, adapter_type, search, aggregator, limits, self_test)
+    if not auto:
+        return put_in(options)
+    try:
+        ensemble, why = put_in(options), f', the choice for {KINDS[dense]}'
+    except MMDiscardError as error:
+        why = f', displaced by {DEFAULT_PIXELS} pixels, as the backbone cannot be searched: {error}'
+        ensemble = put_in(replace(options, groups=[IMAGE]))
+    names = ', '.join(group.name for group in ensemble.groups)
+    print_log(f"mmdiscard: groups='auto' searches {names}{why}", 'current')
+    return ensemble
+
+
+def _attach(
+    model: nn.Module,
+    adapter_type: type[ModelAdapter],
+    search: Search,
+    aggregator: Aggregator,
+    limits: MemoryLimits,
+    self_test: bool,
+    options: '_Options',
+) -> Ensemble:
+    """Put an ensemble of known parts into a model."""
     with undisturbed(model) as restore, ExitStack() as undo:
         adapter = adapter_type(model)
         undo.callback(adapter.uninstall)
-        found = map_subsampling(
-            adapter.backbone, input_size, in_channels, normalised_channels(model)
-        )
-        adapter.backbone_patch.channels_last = found.channels_last
-        groups = select_groups(found, which, adapter.backbone)
+        found, groups = _searched(adapter, aggregator, options)
         search.prepare(
             StateSpace(groups), Fingerprint.of(model, adapter.backbone, groups, found.input_size)
         )
@@ -116,6 +154,41 @@ def attach(
         vars(model)[ATTACHED] = ensemble
         undo.pop_all()
     return ensemble
+
+
+def _searched(
+    adapter: ModelAdapter, aggregator: Aggregator, options: '_Options'
+) -> tuple[SubsamplingMap, Sequence[SubsamplingGroup]]:
+    """What is known of the module that is searched, and its groups."""
+    expected = normalised_channels(adapter.model)
+    if options.image_alone:
+        if aggregator.stage.head_after:
+            raise MMDiscardError(
+                "groups=['image'] has predictions to merge and no features; set on='logits' in the "
+                'aggregator'
+            )
+        channels = options.in_channels or _channels_of(adapter, options.input_size, expected)
+        adapter.take_whole()
+        found = image_map(noise_image(adapter.backbone, options.input_size, channels))
+    else:
+        found = map_subsampling(adapter.backbone, options.input_size, options.in_channels, expected)
+    adapter.backbone_patch.channels_last = found.channels_last
+    if options.groups == AUTO:
+        return found, choose_groups(found, adapter)
+    return found, select_groups(found, options.groups, adapter.backbone)
+
+
+def _channels_of(adapter: ModelAdapter, input_size: tuple[int, int], expected: int | None) -> int:
+    """Channels of the images that a model takes: normalised by it, or the first that it runs on."""
+    guesses = plausible_channels(adapter.backbone, expected)
+    for channels in guesses:
+        image = blank_image(adapter.backbone, input_size, channels)
+        try:
+            adapter.run_plain(image, adapter.default_context(image))
+        except Exception:  # whatever a model of others raises
+            continue
+        return channels
+    return guesses[0]
 
 
 def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
@@ -157,7 +230,7 @@ class _HeadProbe:
     def __init__(self, adapter: ModelAdapter, found: SubsamplingMap, images: Tensor) -> None:
         self._adapter = adapter
         self._images = images
-        self._levels = adapter.backbone_patch.noise_levels(found.shapes)
+        self._levels = adapter.noise_levels(found.shapes)
 
     def run(self) -> None:
         """Compute logits.
@@ -191,8 +264,38 @@ class _HeadProbe:
         )
 
 
+@dataclass(frozen=True)
+class _Options:
+    """What `subsampling` says.
+
+    Attributes:
+        groups: to search.
+        input_size: ``(H, W)`` to trace with.
+        in_channels: of the images; None if not known.
+    """
+
+    groups: Any
+    input_size: tuple[int, int]
+    in_channels: int | None
+
+    @property
+    def image_alone(self) -> bool:
+        """Whether the image is the only group."""
+        keys = self.groups
+        return isinstance(keys, list | tuple) and len(keys) == 1 and is_image(keys[0])
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], default_groups: str) -> '_Options':
+        """Read and check the option.
+
+        Raises:
+            MMDiscardError: if something of it is unknown or wrong.
+        """
+        return cls(*_subsampling_options(options, default_groups))
+
+
 def _subsampling_options(
-    options: Mapping[str, Any],
+    options: Mapping[str, Any], default_groups: str
 ) -> tuple[Any, tuple[int, int], int | None]:
     """The groups to search, and the size and the number of channels to trace with."""
     if not isinstance(options, Mapping):
@@ -200,8 +303,8 @@ def _subsampling_options(
             f"subsampling has to be a dict, such as dict(groups='inner'); got {options!r}"
         )
     options = dict(options)
-    groups = options.pop('groups', 'inner')
-    input_size = options.pop('input_size', (224, 224))
+    groups = options.pop('groups', None) or default_groups
+    input_size = options.pop('input_size', None) or (224, 224)
     in_channels = options.pop('in_channels', None)
     if options:
         raise MMDiscardError(

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +30,13 @@ class BackbonePatch:
 
     def __init__(self, backbone: nn.Module) -> None:
         self._backbone = backbone
-        self.forward = MethodPatch(backbone, 'forward')
+        self.forward = MethodPatch(backbone, 'forward', self._run)
         self.channels_last: tuple[bool, ...] = ()
         self._of_thread = threading.local()  # what it returned last, without the tensors
 
     def run(self, images: Tensor) -> Levels:
         """Run the backbone: ``(M, 3, H, W)`` to its output levels."""
-        output = self._backbone(images)
-        levels = self.channels_first(as_levels(output))
-        self._of_thread.form = without_tensors(output)
-        self._of_thread.shapes = [(level.shape[1:], level.dtype, level.device) for level in levels]
-        return levels
+        return self.channels_first(as_levels(self._backbone(images)))
 
     @contextmanager
     def replay(self, levels: Levels) -> Iterator[None]:
@@ -71,6 +68,14 @@ class BackbonePatch:
     def channels_first(self, levels: Levels) -> Levels:
         """Levels as the backbone returns them, with maps ``(N, C, h, w)``."""
         return self._permuted(levels, 0, 3, 1, 2)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """The backbone's own forward, whoever calls it; the form of its output is noted."""
+        output = self.forward.original(*args, **kwargs)
+        levels = self.channels_first(as_levels(output))
+        self._of_thread.form = without_tensors(output)
+        self._of_thread.shapes = [(level.shape[1:], level.dtype, level.device) for level in levels]
+        return output
 
     def _permuted(self, levels: Levels, *axes: int) -> Levels:
         """Levels with the axes of those that are channels-last permuted."""

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..execution import Levels
 from ..registry import ADAPTERS
 from .adapters import ModelAdapter, Predict, classification_samples, one_score_per_class
 
@@ -54,6 +53,7 @@ class TimmAdapter(ModelAdapter):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
+        self._features = self.backbone
         self._forward = self._patch(model.model, 'forward')
         self._plain = model.predict
 
@@ -65,9 +65,8 @@ class TimmAdapter(ModelAdapter):
     def called_module(model: nn.Module) -> nn.Module:
         return model.model
 
-    def head(self, levels: Levels, images: Tensor, context: Any) -> Tensor:
-        with self.backbone_patch.replay(levels):
-            logits = self.backbone.head(self.backbone(images))
+    def logits(self, images: Tensor, context: Any) -> Tensor:
+        logits = self._features.head(self._features(images))
         return one_score_per_class(logits, self.model.model)
 
     def run_plain(self, images: Tensor, context: Any) -> Any:

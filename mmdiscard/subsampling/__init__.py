@@ -2,8 +2,9 @@
 
 from .discovery import find_subsampling, map_subsampling
 from .fingerprint import Fingerprint, GroupPrint
-from .group_selection import select_groups
+from .group_selection import is_image, select_groups
 from .hooks import StateHooks
+from .image_group import ImageInput, image_map
 from .model_file import ModelFile
 from .oracle import OracleReport, translation_oracle
 from .state import StateSpace, SubsamplingGroup
@@ -12,6 +13,7 @@ from .subsampling_map import CheckedSizes, SubsamplingMap
 __all__ = [
     'CheckedSizes',
     'Fingerprint',
+    'ImageInput',
     'GroupPrint',
     'ModelFile',
     'OracleReport',
@@ -20,6 +22,8 @@ __all__ = [
     'SubsamplingGroup',
     'SubsamplingMap',
     'find_subsampling',
+    'image_map',
+    'is_image',
     'map_subsampling',
     'select_groups',
     'translation_oracle',

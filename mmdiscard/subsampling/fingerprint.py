@@ -112,7 +112,6 @@ class Fingerprint:
             *_differs('for the model', self.model, other.model),
             *_differs('for the backbone', self.backbone, other.backbone),
             *self._groups_differ(other.groups),
-            *_differs('at input size', _size(self.input_size), _size(other.input_size)),
             *_differs('for this number of classes:', self.classes, other.classes),
             *_differs('for feature channels', self.channels, other.channels),
         ]

@@ -1,4 +1,4 @@
-"""Which groups to search: all, the inner ones, some by name, or layers that the user names."""
+"""Which groups to search: all, the inner ones, some by name, the image, or layers by hand."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -9,6 +9,7 @@ from ..errors import MMDiscardError
 from .backbone import inference_mode
 from .black_box import displaces
 from .discovery import BY_HAND, SubsamplingMap, group_of, in_order, refusals, within
+from .image_group import DEFAULT_PIXELS, IMAGE, image_group
 from .layers import subsampling_factor
 from .reachability import levels_behind
 from .state import SubsamplingGroup
@@ -29,7 +30,8 @@ def select_groups(
     Args:
         found: what discovery says of the backbone.
         which: ``'all'``, ``'inner'`` (all but the first and the last, the paper's choice), or a
-            list of group names, member names, positions (negative ones count from the deepest), and
+            list of group names, member names, positions (negative ones count from the deepest),
+            the image (``'image'``, or ``dict(image=PIXELS)`` for how far it is displaced), and
             groups by hand: ``dict(members=[...])`` with names of modules that subsample together.
         backbone: what groups by hand are checked on.
 
@@ -40,7 +42,8 @@ def select_groups(
     named = isinstance(which, Sequence) and not isinstance(which, str)
     if not named and which not in ('all', 'inner'):
         raise MMDiscardError(
-            f"groups={which!r} is not known; write 'all', 'inner' or a list of: {_table(found)}"
+            f"groups={which!r} is not known; write 'auto', 'all', 'inner', or a list of 'image' "
+            f'and: {_table(found)}'
         )
     if named:
         return _named(found, which, backbone)
@@ -60,13 +63,29 @@ def _named(
 ) -> tuple[SubsamplingGroup, ...]:
     if not which:
         raise MMDiscardError(f'groups is an empty list; choose from: {_table(found)}')
+    images = [image_of(key) for key in which if is_image(key)]
+    if len(images) > 1:
+        raise MMDiscardError('groups names the image twice')
+    levels = tuple(range(len(found.strides)))
+    image = tuple(image_group(pixels, levels) for pixels in images)
     chosen: list[SubsamplingGroup] = []
-    for key in which:
+    for key in (key for key in which if not is_image(key)):
         by_hand = isinstance(key, Mapping)
         group = _by_hand(found, key, backbone) if by_hand else _discovered(found, key)
         chosen += [] if group in chosen else [group]
     _check_apart(chosen)
-    return in_order(chosen, {layer.name: layer.order for layer in reversed(found.layers)})
+    order = {layer.name: layer.order for layer in reversed(found.layers)}
+    return (*image, *in_order(chosen, order))
+
+
+def is_image(key: Key) -> bool:
+    """Whether a key of ``groups`` is the image."""
+    return key == IMAGE or isinstance(key, Mapping) and set(key) == {IMAGE}
+
+
+def image_of(key: Key) -> int:
+    """How far a key displaces the image, in pixels."""
+    return key[IMAGE] if isinstance(key, Mapping) else DEFAULT_PIXELS
 
 
 def _discovered(found: SubsamplingMap, key: str | int) -> SubsamplingGroup:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 
 from ..errors import MMDiscardError
 from .dataflow import maps_in
+from .image_group import displaced
 from .layers import fill_value, memory_format, trim
 from .state import StateSpace, SubsamplingGroup
 
@@ -69,7 +70,7 @@ class StateHooks:
         modules = dict(backbone.named_modules())
         for column, group in enumerate(groups):
             for name in group.members:
-                layer = _LayerHooks(self, column, name, group.factor)
+                layer = _LAYER_HOOKS[name == ''](self, column, name, group)
                 self._handles += [
                     modules[name].register_forward_pre_hook(layer.extend, with_kwargs=True),
                     modules[name].register_forward_hook(layer.trim, with_kwargs=True),
@@ -149,12 +150,13 @@ class StateHooks:
 class _LayerHooks:
     """The pair of one layer: `extend` before it, `trim` after it."""
 
-    def __init__(self, owner: StateHooks, column: int, name: str, factor: tuple[int, int]) -> None:
+    def __init__(self, owner: StateHooks, column: int, name: str, group: SubsamplingGroup) -> None:
         self.owner = owner
         self.column = column
         self.name = name
-        self.factor = factor
-        self.grid = (int(factor[0] > 1), int(factor[1] > 1))
+        self.stride = group.stride
+        self.factor = group.factor
+        self.grid = (int(self.factor[0] > 1), int(self.factor[1] > 1))
 
     def extend(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if self.owner.selection is None:
@@ -173,9 +175,13 @@ class _LayerHooks:
                 leaf, fill = leaf.expand(len(inputs), *leaf.shape[1:]), 0
             else:
                 return leaf
-            return leaf if offsets is None else extend(leaf, offsets, self.factor, fill)
+            return leaf if offsets is None else self.put_in(leaf, offsets, fill)
 
         return tree_map(extended, (args, kwargs))
+
+    def put_in(self, inputs: Tensor, offsets: Tensor, fill: float) -> Tensor:
+        """What the layer receives for rows with these offsets ``(M, 2)``."""
+        return extend(inputs, offsets, self.factor, fill)
 
     def trim(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         if self.owner.selection is None:
@@ -194,6 +200,19 @@ class _LayerHooks:
             return trim(module, leaf, self.grid, shape, offsets) if is_map else leaf
 
         return tree_map(trimmed, output)
+
+
+class _ImageHooks(_LayerHooks):
+    """The pair of the backbone itself: it receives displaced images, and its output is its own."""
+
+    def put_in(self, inputs: Tensor, offsets: Tensor, fill: float) -> Tensor:
+        return displaced(inputs, offsets * torch.tensor(self.stride))
+
+    def trim(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        return None
+
+
+_LAYER_HOOKS = {False: _LayerHooks, True: _ImageHooks}
 
 
 def extend(inputs: Tensor, offsets: Tensor, factor: tuple[int, int], fill: float) -> Tensor:

@@ -58,7 +58,8 @@ class SubsamplingMap:
 
     def macs_before(self, group: SubsamplingGroup) -> int:
         """Multiply-accumulates before the first member of a group."""
-        return min(layer.macs for layer in self.layers if layer.name in group.members)
+        inside = (layer.macs for layer in self.layers if layer.name in group.members)
+        return min(inside, default=0)  # the image has no layer
 
     def left_out(self, shown: int = 3) -> list[str]:
         """What is not searched and why, a line for each reason, with ``shown`` names at most."""

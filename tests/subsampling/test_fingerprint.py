@@ -55,7 +55,6 @@ def test_groups_of_real_backbones_are_told_apart():
         (dict(backbone='Swin'), 'for the backbone ResNet, this one has Swin'),
         (dict(classes=19), 'number of classes: 7, this one has 19'),
         (dict(channels=(4, 4)), r'channels \(4, 8\), this one has \(4, 4\)'),
-        (dict(input_size=(64, 64)), 'at input size 64x96, this one has 64x64'),
         (dict(groups=()), r'for 2 groups \(layer2.0, layer3.0\), the model searches 0'),
     ],
 )

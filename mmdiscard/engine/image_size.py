@@ -1,0 +1,47 @@
+"""The size of image to trace a model with: that of the images that will come."""
+
+from typing import Any
+
+from mmengine.logging import print_log
+from torch.utils.data import DataLoader
+
+from ..models import unwrap
+
+LONGEST = 512  # pixels; strides are the same for larger images, and tracing is quicker
+MULTIPLE = 32
+
+
+def size_to_trace(model: Any, loader: DataLoader) -> tuple[int, int] | None:
+    """``(H, W)`` of the first image as the model receives it, scaled down where it is large.
+
+    Args:
+        model: a model that `attach` takes.
+        loader: of the test or validation loop.
+
+    Returns:
+        The size; None if there is no first image, or the model receives windows of one.
+    """
+    model = unwrap(model)
+    window = (getattr(model, 'test_cfg', None) or {}).get('crop_size')
+    try:
+        size = window or _first_size(model, loader)
+    except Exception as error:  # whatever a data set of others raises; the loop will say it
+        print_log(f'mmdiscard: the size of the first image is not known: {error}', 'current')
+        return None
+    if max(size) <= LONGEST:
+        return tuple(map(int, size))
+    scale = LONGEST / max(size)
+    return tuple(max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in size)
+
+
+def _first_size(model: Any, loader: DataLoader) -> tuple[int, int]:
+    batch = loader.collate_fn([loader.dataset[0]])
+    batch = _first_view(batch)
+    return tuple(model.data_preprocessor(batch, False)['inputs'].shape[-2:])
+
+
+def _first_view(batch: Any) -> Any:
+    """The first of several views of test-time augmentation; a batch of one view as it is."""
+    if isinstance(batch, dict) and isinstance(batch['inputs'][0], list | tuple):
+        return {key: values[0] for key, values in batch.items()}
+    return batch
