@@ -147,7 +147,7 @@ EXACT = dict(type='AverageAggregator', on='logits', align='exact')
         ({}, dict(aggregator=dict(EXACT, align='best')), "unknown alignment 'best'"),
         ({}, dict(aggregator=EXACT), "align='exact' moves output maps, and a classifier's"),
         ({}, dict(max_rows=0), 'max_rows must be a whole number of at least 1; got 0'),
-        (dict(backbone=FLAT), {}, 'nothing to search'),
+        (dict(backbone=FLAT), dict(subsampling=dict(groups='all')), 'nothing to search'),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_attached(model, settings, words):
