@@ -303,8 +303,11 @@ def _subsampling_options(
             f"subsampling has to be a dict, such as dict(groups='inner'); got {options!r}"
         )
     options = dict(options)
-    groups = options.pop('groups', None) or default_groups
-    input_size = options.pop('input_size', None) or (224, 224)
+    given = {name: value for name, value in options.items() if value is not None}
+    groups = given.get('groups', default_groups)
+    input_size = given.get('input_size', (224, 224))
+    for name in ('groups', 'input_size'):
+        options.pop(name, None)
     in_channels = options.pop('in_channels', None)
     if options:
         raise MMDiscardError(

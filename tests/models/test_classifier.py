@@ -55,7 +55,7 @@ def merged(model, inputs, **aggregator):
 
 @torch.no_grad()
 def test_golden_states(resnet18, image):
-    with mmdiscard.attach(resnet18) as ensemble:
+    with mmdiscard.attach(resnet18, dict(groups='inner')) as ensemble:
         assert [group.name for group in ensemble.groups] == ['maxpool', 'layer2.0', 'layer3.0']
         outputs = ensemble.evaluate(image, golden('states'))
     assert_near(outputs.features[0], golden('feats'))
@@ -209,7 +209,7 @@ def test_evaluate_takes_states_for_all_or_for_each_image(per_image):
     model, batch = classifier(), images(2)
     states = torch.tensor([[[0, 0, 0], [1, 2, 3]], [[3, 0, 1], [0, 0, 0]]])
     asked = states if per_image else states[0]
-    with mmdiscard.attach(model) as ensemble:
+    with mmdiscard.attach(model, dict(groups='inner')) as ensemble:
         outputs = ensemble.evaluate(batch, asked)
         assert outputs.features[0].shape == (2, 2, 32, 2, 2) and outputs.logits.shape == (2, 2, 7)
         for image in range(2):

@@ -316,7 +316,7 @@ def test_labels_of_a_multi_label_head_are_independent():
     logits = torch.tensor([[9.0, 9.0, -9.0, -9.0], [0.1, 0.0, -0.1, 0.1]])
     p = logits.double().sigmoid()
     entropy = -(p * p.log() + (1 - p) * (1 - p).log()).mean(1) / torch.tensor(2.0).log()
-    with mmdiscard.attach(model) as ensemble:
+    with mmdiscard.attach(model, dict(groups='inner')) as ensemble:
         for outputs in ensemble.explore(images(2), ensemble.space.default(1)):
             outputs.logits = logits
             torch.testing.assert_close(outputs.entropy.double(), entropy)
