@@ -58,8 +58,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--groups',
         type=parse_groups,
         nargs='*',
-        help='groups to try states of, each as in tools/test.py; nothing for none (default: the '
-        'deepest and the first)',
+        help='groups to try states of, each as in tools/test.py; nothing for none (default: auto, '
+        'the deepest, the first and the image)',
     )
     parser.add_argument(
         '--states', type=int, nargs='+', default=[2, 4], help='numbers of states (default: 2 4)'

@@ -47,7 +47,7 @@ class SubsamplingSearchHook(Hook):
 
     Raises:
         MMDiscardError: if a setting is wrong whatever the model is. Settings that do not fit the
-            model are refused before the first image is read.
+            model are refused before the first image is predicted.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ from .tuned_config import tuned_config, write_tuned_config
 from .tuning_images import FEWEST, TuningImages
 
 #: groups that are tried unless others are named
-DEFAULT_GROUPS: tuple[Groups, ...] = ([-1], [0])
+DEFAULT_GROUPS: tuple[Groups, ...] = ('auto', [-1], [0], ['image'])
 #: procedures of so many times the wanted cost are still measured, for the table and the figure
 MOST = 2.0
 

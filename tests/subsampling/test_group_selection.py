@@ -50,7 +50,7 @@ def test_select_groups(which, positions):
         (FOUND, ['layer5.0'], "no subsampling group 'layer5.0'.*0: stem .*3: layer4.0"),
         (FOUND, [4], 'no subsampling group 4'),
         (FOUND, [-5], 'no subsampling group -5'),
-        (FOUND, 'layer3.0', "'layer3.0' is not known; write 'all', 'inner' or a list"),
+        (FOUND, 'layer3.0', "'layer3.0' is not known; write 'auto', 'all', 'inner', or a list"),
         (FOUND, [], 'empty list; choose from: 0: stem'),
         (FOUND[:2], 'inner', r"leaves nothing of 2 group\(s\); use 'all'"),
         ([], 'all', 'nothing to search .* no layer does'),
