@@ -372,6 +372,27 @@ class SegmentorAdapter(ModelAdapter):
         return predict(inputs, batch_img_metas)
 
 
+@ADAPTERS.register_module(name='MultimodalEncoderDecoder')
+class MultimodalAdapter(SegmentorAdapter):
+    """MMSegmentation's `MultimodalEncoderDecoder` (SAN): only the image can be searched.
+
+    Its head reads the image besides the features of the encoder, and states of the encoder would
+    leave that part where it is.
+    """
+
+    @staticmethod
+    def has_independent_classes(model: nn.Module) -> bool:
+        return False  # its sigmoid loss is of masks
+
+    @staticmethod
+    def backbone_of(model: nn.Module) -> nn.Module:
+        return ImageInput(model)
+
+    @staticmethod
+    def called_module(model: nn.Module) -> nn.Module:
+        return model.image_encoder
+
+
 def last_head(model: nn.Module) -> nn.Module:
     """The decode head of a segmentor; of a cascade the last one, whose output is the prediction."""
     head = model.decode_head

@@ -8,18 +8,19 @@ the whole map see other borders, so they agree as far as these count for little.
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 
+import mmseg
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
 from mmseg.models import decode_heads
 from mmseg.registry import MODELS
 from small_models import BN, randomize, segmentor_config
-from torch import nn
 
 import mmdiscard
 from mmdiscard.aggregation.alignment import ExactAlignment, NoAlignment, translate
-from mmdiscard.errors import MMDiscardError
 from mmdiscard.subsampling import StateSpace
 
 try:
@@ -183,7 +184,7 @@ NEED_OPS = {'CCHead', 'PSAHead', 'PointHead'}
 EXCEPTIONS = {
     'MaskFormerHead': 'needs mmdet',
     'Mask2FormerHead': 'needs mmdet',
-    'SideAdapterCLIPHead': 'its model, MultimodalEncoderDecoder, has no backbone to search',
+    'SideAdapterCLIPHead': 'of its model, SAN, the image alone is searched, below',
 }
 
 
@@ -293,8 +294,37 @@ def test_query_heads_need_mmdet(name):
         MODELS.build(dict(type=name, num_classes=5))
 
 
-def test_a_model_without_backbone_is_refused():
-    san = nn.Module.__new__(MODELS.get('MultimodalEncoderDecoder'))
-    nn.Module.__init__(san)
-    with pytest.raises(MMDiscardError, match='MultimodalEncoderDecoder'):
-        mmdiscard.attach(san)
+@pytest.mark.skipif(not HAS_OPS, reason='needs mmcv.ops')
+@torch.no_grad()
+def test_of_san_the_image_is_searched():
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        san = randomize(MODELS.build(small_san()))
+    canvas = noise_in_the_middle(136, 136)
+    image, translated = canvas[..., :128, :128].contiguous(), canvas[..., 8:, 8:].contiguous()
+    default, expected = plain(san, image), translate(plain(san, translated), torch.tensor([[8, 8]]))
+    last = dict(type='FixedStates', states=[[3]])
+    mean = dict(type='AverageAggregator', on='logits', align='exact')
+    settings = dict(groups='auto', input_size=(128, 128))
+    with mmdiscard.attach(san, settings, last, mean) as ensemble:
+        assert [group.name for group in ensemble.groups] == ['image']
+        found = ensemble.predict(image)
+    assert difference(found, expected) < LOCAL * difference(found, default)
+    assert torch.equal(plain(san, image), default)
+
+
+def small_san():
+    """The published config of SAN, as small as its parts allow."""
+    folder = Path(mmseg.__file__).parent / '.mim/configs/_base_/models'
+    model = Config.fromfile(folder / 'san_vit-b16.py').model
+    model.pretrained, model.data_preprocessor = None, None
+    model.image_encoder |= dict(embed_dims=16, num_heads=2, num_layers=3, out_indices=(0, 1, 2))
+    text = dict(vocabulary=['sky', 'sea', 'sand'], num_layers=1, embed_dims=8, num_heads=2)
+    model.text_encoder |= text | dict(output_dims=8)
+    head = model.decode_head
+    head |= dict(num_classes=3, deep_supervision_idxs=[3])
+    head.san_cfg |= dict(clip_channels=16, embed_dims=12, num_queries=4)
+    head.san_cfg.cfg_encoder |= dict(num_encode_layer=4, num_heads=2)
+    head.san_cfg.cfg_decoder |= dict(num_heads=2, embed_channels=8, mlp_channels=8)
+    maskgen = dict(sos_token_num=4, num_layers=1, embed_dims=16, num_heads=2, out_dims=8)
+    head.maskgen_cfg |= maskgen
+    return model
