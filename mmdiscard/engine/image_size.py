@@ -19,10 +19,11 @@ def size_to_trace(model: Any, loader: DataLoader) -> tuple[int, int] | None:
         loader: of the test or validation loop.
 
     Returns:
-        The size; None if there is no first image, or the model receives windows of one.
+        The size, of a window in slide inference; None if the first image cannot be had.
     """
     model = unwrap(model)
-    window = (getattr(model, 'test_cfg', None) or {}).get('crop_size')
+    test_cfg = getattr(model, 'test_cfg', None) or {}
+    window = test_cfg.get('crop_size') if test_cfg.get('mode') == 'slide' else None
     try:
         size = window or _first_size(model, loader)
     except Exception as error:  # whatever a data set of others raises; the loop will say it
