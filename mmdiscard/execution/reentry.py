@@ -74,14 +74,13 @@ def _dummy_rows(
     if set(fed) != set(group.members) or any(len(t) != len(states) for t in fed.values()):
         return None
     for dummies in DUMMIES:
-        some = slice(dummies + 1)  # unlike numbers show whether the backbone keeps one in mind
-        inputs = {name: tensor[some] for name, tensor in fed.items()}
         try:
-            with hooks.select(states[some], entry=column, fed=inputs):
+            with hooks.select(states, entry=column, fed=fed):
                 found = forward(images[:dummies])
         except Exception:  # whatever a backbone of others raises: then not like this
             continue
-        if all(_close(found[level], expected[level][some]) for level in group.levels):
+        # Two rows behind none or one: a backbone that keeps its number in mind comes out wrong.
+        if all(_close(found[level], expected[level]) for level in group.levels):
             return dummies
     return None
 
