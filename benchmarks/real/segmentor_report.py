@@ -84,10 +84,10 @@ class Trainings:
         here = mean_gain(np.ones((1, before.shape[1])))[0]
         return tuple(map(float, (here, *np.percentile(drawn, [2.5, 97.5]))))
 
-    def cost(self, name: str) -> float:
-        """Multiply-accumulates in plain forwards."""
+    def cost(self, name: str) -> float | None:
+        """Multiply-accumulates in plain forwards; None where they differ from image to image."""
         if name.startswith('paper'):
-            return float('nan')
+            return None
         total = 0.0
         for atoms in self.named[name]:
             area = AREAS.get(atoms[0].split()[0], 1.0)
@@ -161,7 +161,7 @@ def main_table(rows: Sequence[dict]) -> list[str]:
         [
             [
                 row['procedure'],
-                f'{row["cost"]:.2f}',
+                '' if row['cost'] is None else f'{row["cost"]:.2f}',
                 f'{row["miou"]:.2f}',
                 '' if row['procedure'] == PLAIN else interval(row['gain']),
                 f'{row["mended"]:.2f}',

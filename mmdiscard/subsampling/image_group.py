@@ -13,7 +13,7 @@ from .subsampling_map import SubsamplingMap
 
 IMAGE = 'image'
 ROOT = ('',)  # the name of a module among its own modules
-DEFAULT_PIXELS = 8
+DEFAULT_PIXELS = 2  # by validation on a real pyramid segmentor, see docs/results.md
 
 
 class ImageInput(nn.Module):
