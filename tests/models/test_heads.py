@@ -299,9 +299,9 @@ def test_query_heads_need_mmdet(name):
 def test_of_san_the_image_is_searched():
     with DefaultScope.overwrite_default_scope('mmseg'):
         san = randomize(MODELS.build(small_san()))
-    canvas = noise_in_the_middle(136, 136)
-    image, translated = canvas[..., :128, :128].contiguous(), canvas[..., 8:, 8:].contiguous()
-    default, expected = plain(san, image), translate(plain(san, translated), torch.tensor([[8, 8]]))
+    canvas = noise_in_the_middle(130, 130)
+    image, translated = canvas[..., :128, :128].contiguous(), canvas[..., 2:, 2:].contiguous()
+    default, expected = plain(san, image), translate(plain(san, translated), torch.tensor([[2, 2]]))
     last = dict(type='FixedStates', states=[[3]])
     mean = dict(type='AverageAggregator', on='logits', align='exact')
     settings = dict(groups='auto', input_size=(128, 128))
