@@ -23,12 +23,13 @@ import torch
 from mmengine.runner import load_checkpoint
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
 import mmdiscard
 from mmdiscard.models import Ensemble
 from mmdiscard.utils import Progress
+
+from .segmentor_atoms import moved
 
 WEIGHTS = Path('work_dirs/real/weights')
 LOGITS = Path('work_dirs/real/logits')
@@ -150,7 +151,7 @@ def load(path: Path, classifier: Classifier, size: int, corruption: str, shift: 
 
 def displaced(images: Tensor, pixels: int) -> Tensor:
     """Content moved up and left by so many pixels, the edges repeated: ``(N, C, H, W)``."""
-    return F.pad(images[..., pixels:, pixels:], (0, pixels, 0, pixels), mode='replicate')
+    return moved(images, -pixels, -pixels)
 
 
 def plain(model: nn.Module, views: Views) -> Iterator[tuple[str, Tensor]]:

@@ -167,8 +167,9 @@ def _searched(
                 "groups=['image'] has predictions to merge and no features; set on='logits' in the "
                 'aggregator'
             )
-        channels = options.in_channels or _channels_of(adapter, options.input_size, expected)
+        guesses = plausible_channels(adapter.backbone, expected)
         adapter.take_whole()
+        channels = options.in_channels or _channels_of(adapter, options.input_size, guesses)
         found = image_map(noise_image(adapter.backbone, options.input_size, channels))
     else:
         found = map_subsampling(adapter.backbone, options.input_size, options.in_channels, expected)
@@ -178,17 +179,16 @@ def _searched(
     return found, select_groups(found, options.groups, adapter.backbone)
 
 
-def _channels_of(adapter: ModelAdapter, input_size: tuple[int, int], expected: int | None) -> int:
-    """Channels of the images that a model takes: normalised by it, or the first that it runs on."""
-    guesses = plausible_channels(adapter.backbone, expected)
-    for channels in guesses:
-        image = blank_image(adapter.backbone, input_size, channels)
-        try:
-            adapter.run_plain(image, adapter.default_context(image))
-        except Exception:  # whatever a model of others raises
-            continue
-        return channels
-    return guesses[0]
+def _channels_of(adapter: ModelAdapter, input_size: tuple[int, int], guesses: Sequence[int]) -> int:
+    """The first number of channels with which a model that is taken whole runs, else the first.
+
+    Args:
+        adapter: after `take_whole`.
+        input_size: ``(H, W)`` of the images.
+        guesses: what to try, in order.
+    """
+    images = ((c, blank_image(adapter.backbone, input_size, c)) for c in guesses)
+    return next((c for c, image in images if adapter.accepts(image, c)), guesses[0])
 
 
 def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
@@ -291,32 +291,22 @@ class _Options:
         Raises:
             MMDiscardError: if something of it is unknown or wrong.
         """
-        return cls(*_subsampling_options(options, default_groups))
-
-
-def _subsampling_options(
-    options: Mapping[str, Any], default_groups: str
-) -> tuple[Any, tuple[int, int], int | None]:
-    """The groups to search, and the size and the number of channels to trace with."""
-    if not isinstance(options, Mapping):
-        raise MMDiscardError(
-            f"subsampling has to be a dict, such as dict(groups='inner'); got {options!r}"
-        )
-    options = dict(options)
-    given = {name: value for name, value in options.items() if value is not None}
-    groups = given.get('groups', default_groups)
-    input_size = given.get('input_size', (224, 224))
-    for name in ('groups', 'input_size'):
-        options.pop(name, None)
-    in_channels = options.pop('in_channels', None)
-    if options:
-        raise MMDiscardError(
-            f'subsampling has no option {", ".join(map(repr, options))}; it takes groups, '
-            'input_size, in_channels'
-        )
-    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
-        raise MMDiscardError(f'input_size has to be (height, width) in pixels; got {input_size!r}')
-    if not (in_channels is None or isinstance(in_channels, int) and in_channels > 0):
-        raise MMDiscardError(f'in_channels has to be a number of channels; got {in_channels!r}')
-    return groups, size, in_channels
+        if not isinstance(options, Mapping):
+            raise MMDiscardError(
+                f"subsampling has to be a dict, such as dict(groups='inner'); got {options!r}"
+            )
+        unknown = [name for name in options if name not in ('groups', 'input_size', 'in_channels')]
+        if unknown:
+            raise MMDiscardError(
+                f'subsampling has no option {", ".join(map(repr, unknown))}; it takes groups, '
+                'input_size, in_channels'
+            )
+        given = {name: value for name, value in options.items() if value is not None}
+        side = given.get('input_size', (224, 224))
+        size = (side, side) if isinstance(side, int) else tuple(side)
+        if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
+            raise MMDiscardError(f'input_size has to be (height, width) in pixels; got {side!r}')
+        channels = given.get('in_channels')
+        if not (channels is None or isinstance(channels, int) and channels > 0):
+            raise MMDiscardError(f'in_channels has to be a number of channels; got {channels!r}')
+        return cls(given.get('groups', default_groups), size, channels)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import MMDiscardError
 from ..models import adapter_class, unwrap
+from ..models.adapters import last_head
 
 BINS = 15  # of confidences, for the calibration error
 SMALLEST = 1e-12
@@ -173,8 +174,7 @@ def measure_of(model: nn.Module, cfg: Config) -> Measure:
                 'its own (multi-label)'
             )
         return TopOne()
-    head = model.decode_head
-    head = head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
+    head = last_head(model)
     binary = model.out_channels == 1
     classes = 2 if binary else head.num_classes
     evaluators = cfg.get('test_evaluator') or {}
