@@ -51,6 +51,8 @@ def segmentor_sections(results: Sequence[dict]) -> list[str]:
         ]
         lines += ['plain prediction), by share of the tiles:', '']
         lines += segmentor_report.tile_table(one['tiles'])
+        lines += ['', 'Right pixels in percent by where they lie, and gain in points:', '']
+        lines += segmentor_report.place_table(one['places'])
     return lines
 
 

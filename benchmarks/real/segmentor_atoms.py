@@ -24,6 +24,7 @@ VIEWS = {
     'larger': 4,
     'larger flip': 5,
 }
+FOUR = ('plain', 'flip')  # views of which all four states are computed
 IMAGE_STEPS = (2, 4, 8, 16)
 EXACT = dict(type='AverageAggregator', on='logits', align='exact')
 PAPER = dict(
@@ -74,6 +75,12 @@ class SegmentorAtoms:
         self.paper = mmdiscard.attach(build(config, checkpoint), **PAPER)
         read = self._levels_read()
         self.auto = max(g for g in self.groups if read <= set(found[g].levels))
+        self.features = mmdiscard.attach(
+            build(config, checkpoint),
+            subsampling=dict(groups=[self.auto], input_size=(384, 480)),
+            search=dict(type='SpreadStates', budget=2),
+            aggregator=dict(type='AverageAggregator', on='features', align='bilinear'),
+        )
         self.costs = {
             group: (ensemble.prices.of([[0], [3]]), ensemble.prices.of([[0], [1], [2], [3]]))
             for group, ensemble in self.ensembles.items()
@@ -99,24 +106,22 @@ class SegmentorAtoms:
             yield name, self._in_frame(self.model.encode_decode(images, metas), samples)
             groups = self.groups if name == 'plain' else (self.auto,)
             for group in groups:
-                indices = (1, 2, 3) if name in ('plain', 'flip') else (3,)
+                indices = (1, 2, 3) if name in FOUR and group == self.auto else (3,)
                 maps = self._states(self.ensembles[group], images, metas, indices)
                 for index, logits in maps.items():
                     yield f'{name} group {group} state {index}', self._in_frame(logits, samples)
             if name == 'plain':
                 yield from self._displaced(images, samples, metas)
                 yield 'paper', self._in_frame(self.paper.predict(images, metas), samples)
+                yield 'features', self._in_frame(self.features.predict(images, metas), samples)
 
     def _displaced(
         self, images: Tensor, samples: list, metas: list
     ) -> Iterator[tuple[str, Tensor]]:
         """Of the image displaced by steps, moved back; and of the image moved by one pixel."""
         for step in IMAGE_STEPS:
-            for dy, dx in ((step, step), (0, step), (step, 0)):
-                if step in IMAGE_STEPS[1:] and 0 in (dy, dx):
-                    continue
-                maps = self.model.encode_decode(moved(images, -dy, -dx), metas)
-                yield f'image {dy} {dx}', self._in_frame(moved(maps, dy, dx), samples)
+            maps = self.model.encode_decode(moved(images, -step, -step), metas)
+            yield f'image {step} {step}', self._in_frame(moved(maps, step, step), samples)
         shifted = moved(images, -1, -1)
         maps = self.model.encode_decode(shifted, metas)
         yield 'shifted', self._in_frame(moved(maps, 1, 1), samples)

@@ -14,13 +14,30 @@ import numpy as np
 from benchmarks.common.tables import markdown_table
 from mmdiscard.utils import write_json
 
-from .segmentors import IN_TILES, OUT, PLAIN, TILE_SHARES, TILES, procedures
+from .segmentors import (
+    AREAS,
+    COMPARED,
+    DISTANCES,
+    OUT,
+    PLAIN,
+    TILE_SHARES,
+    TILES,
+    procedures,
+)
 
 DRAWS = 2000
 #: area of a view after padding to multiples of 32, in units of the plain view's
-AREAS = {'smaller': 288 * 384 / (384 * 480), 'larger': 480 * 608 / (384 * 480)}
+VIEW_AREAS = {'smaller': 288 * 384 / (384 * 480), 'larger': 480 * 608 / (384 * 480)}
 CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car')
 CLASSES += ('pedestrian', 'bicyclist')
+AREA_NAMES = (
+    *(f'of objects of up to {area} px' for area in AREAS),
+    f'of objects of more than {AREAS[-1]} px',
+)
+DISTANCE_NAMES = (
+    *(f'up to {distance} px from an edge' for distance in DISTANCES),
+    f'more than {DISTANCES[-1]} px from an edge',
+)
 JSON = Path('benchmarks/real/segmentors.json')
 
 
@@ -64,9 +81,48 @@ class Trainings:
 
     def in_tiles(self, name: str, tile: int, share: float) -> np.ndarray:
         """The same of a procedure that is used in the unsure tiles alone."""
-        indices = IN_TILES.index(name), TILES.index(tile), TILE_SHARES.index(share)
-        order = [one for one in self.names if one in IN_TILES].index(name)
+        indices = COMPARED.index(name), TILES.index(tile), TILE_SHARES.index(share)
+        order = [one for one in self.names if one in COMPARED].index(name)
         return self.arrays['tiles'][:, order, :, indices[1], indices[2]]
+
+    def by_place(self, name: str) -> np.ndarray:
+        """Pixels and right ones: ``(seeds, images, 2, areas, distances)``."""
+        order = [one for one in self.names if one in (PLAIN, *COMPARED)].index(name)
+        counts = self.arrays['places'][:, order]
+        return counts.reshape(*counts.shape[:-1], len(AREAS) + 1, len(DISTANCES) + 1)
+
+    def place_rows(self) -> list[dict]:
+        """Share of the pixels that are right, plain and gain, by size of object and distance."""
+        plain = self.by_place(PLAIN)
+        rows = []
+        for kind, axis, labels in (('object', -1, AREA_NAMES), ('edge', -2, DISTANCE_NAMES)):
+            before = plain.sum(axis)
+            share = before[:, :, 0].sum((0, 1)) / before[:, :, 0].sum()
+            gains = {
+                name: self._accuracy_gains(self.by_place(name).sum(axis), before)
+                for name in COMPARED
+            }
+            for index, label in enumerate(labels):
+                pixels, right = before[..., index].sum((0, 1))
+                rows.append(
+                    dict(
+                        kind=kind,
+                        place=label,
+                        share=float(100 * share[index]),
+                        plain=float(100 * right / pixels),
+                        gains={name: found[index] for name, found in gains.items()},
+                    )
+                )
+        return rows
+
+    def _accuracy_gains(self, after: np.ndarray, before: np.ndarray) -> list[tuple[float, ...]]:
+        """Points and 95 % intervals per place, of counts ``(seeds, images, 2, places)``."""
+        changed = (after[:, :, 1] - before[:, :, 1]).sum(0)
+        pixels = before[:, :, 0].sum(0)
+        drawn = 100 * (self.weights @ changed) / np.maximum(self.weights @ pixels, 1)
+        here = 100 * changed.sum(0) / np.maximum(pixels.sum(0), 1)
+        limits = np.percentile(drawn, [2.5, 97.5], axis=0)
+        return [tuple(map(float, row)) for row in zip(here, *limits, strict=True)]
 
     def gain(self, after: np.ndarray, before: np.ndarray | None = None) -> tuple[float, ...]:
         """Points of mIoU, mean over seeds, and its 95 % interval by bootstrap over images."""
@@ -88,9 +144,11 @@ class Trainings:
         """Multiply-accumulates in plain forwards; None where they differ from image to image."""
         if name.startswith('paper'):
             return None
+        if 'features' in name:
+            name = '2 states'
         total = 0.0
         for atoms in self.named[name]:
-            area = AREAS.get(atoms[0].split()[0], 1.0)
+            area = VIEW_AREAS.get(atoms[0].split()[0], 1.0)
             for atom in atoms:
                 if ' group ' not in atom:
                     total += area
@@ -143,9 +201,26 @@ class Trainings:
                     share: self.gain(self.in_tiles(name, tile, share)) for share in TILE_SHARES
                 },
             )
-            for name in IN_TILES
+            for name in COMPARED
             for tile in TILES
         ]
+
+
+def place_table(rows: Sequence[dict]) -> list[str]:
+    """Markdown: where the pixels lie that become right."""
+    shown = ('2 states', 'flip', 'flip, 2 states each', 'three sizes')
+    return markdown_table(
+        ['pixels', 'share of all', 'plain', *shown],
+        [
+            [
+                row['place'],
+                f'{row["share"]:.1f} %',
+                f'{row["plain"]:.1f}',
+                *(interval(row['gains'][name]) for name in shown),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def interval(gain: Sequence[float]) -> str:
@@ -177,7 +252,7 @@ def main_table(rows: Sequence[dict]) -> list[str]:
 
 def class_table(rows: Sequence[dict]) -> list[str]:
     """Markdown: the IoU of every class, for procedures that are compared most."""
-    shown = [row for row in rows if row['procedure'] in (PLAIN, *IN_TILES)]
+    shown = [row for row in rows if row['procedure'] in (PLAIN, *COMPARED)]
     body = [[row['procedure'], *(f'{iou:.1f}' for iou in row['per_class'])] for row in shown]
     return markdown_table(['procedure', *CLASSES], body)
 
@@ -218,7 +293,10 @@ def main(argv: list[str] | None = None) -> int:
         print('\nUsed in the least sure tiles alone:\n')
         print('\n'.join(tile_table(tiles)))
         about = dict(model=model, split=args.split, seeds=trainings.seeds, images=images)
-        results[model] = about | dict(group=trainings.auto, rows=rows, tiles=tiles)
+        found = trainings.place_rows()
+        print('\nRight pixels in percent, by where they lie:\n')
+        print('\n'.join(place_table(found)))
+        results[model] = about | dict(group=trainings.auto, rows=rows, tiles=tiles, places=found)
     if args.split == 'test':
         write_json(JSON, results)
     return 0

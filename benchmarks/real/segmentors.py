@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +30,11 @@ BINS = 15
 PLAIN = 'plain'
 TILE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.6)
 TILES = (60, 30)
-IN_TILES = ('2 states', '4 states', 'flip', 'flip, 4 states each', 'three sizes')
+COMPARED = ('2 states', '4 states', 'flip', 'flip, 2 states each', 'flip, 4 states each')
+COMPARED += ('and smaller flip', 'three sizes')
+#: upper limits: area of an object in pixels, distance of a pixel from the next label in pixels
+AREAS = (100, 1000, 10_000)
+DISTANCES = (2, 8)
 Procedure = list[tuple[str, ...]]  # per view, the atoms whose logits are averaged
 
 
@@ -56,21 +61,27 @@ def procedures(auto: int, groups: Sequence[int]) -> dict[str, Procedure]:
         PLAIN: [(PLAIN,)],
         'paper, 4 states': [('paper',)],
         '2 states': [states(PLAIN, (3,))],
+        '2 states, probabilities': [(PLAIN,), states(PLAIN, (3,))[1:]],
+        '2 states, features': [('features',)],
         '4 states': [states(PLAIN, (1, 2, 3))],
     }
     for group in groups:
         if group != auto:
             found[f'2 states, group {group}'] = [states(PLAIN, (3,), group)]
-            found[f'4 states, group {group}'] = [states(PLAIN, (1, 2, 3), group)]
     for step in IMAGE_STEPS:
         found[f'image by {step} px'] = [(PLAIN, f'image {step} {step}')]
     return found | {
-        'image by 2 px, 4 states': [(PLAIN, 'image 2 2', 'image 0 2', 'image 2 0')],
         '2 states, image by 8 px': [(*states(PLAIN, (3,)), 'image 8 8')],
         'flip': [(PLAIN,), ('flip',)],
         'flip, 2 states each': [states(PLAIN, (3,)), states('flip', (3,))],
         'flip, 4 states each': [states(PLAIN, (1, 2, 3)), states('flip', (1, 2, 3))],
-        'flip, opposite states': [(PLAIN,), (f'flip group {auto} state 3',)],
+        'flip, opposite states': [(PLAIN,), states('flip', (3,))[1:]],
+        'larger alone': [('larger',)],
+        'and smaller': [(PLAIN,), ('smaller',)],
+        'and smaller flip': [(PLAIN,), ('smaller flip',)],
+        'and smaller flip, 2 states each': [states(PLAIN, (3,)), states('smaller flip', (3,))],
+        'and larger': [(PLAIN,), ('larger',)],
+        'and larger flip': [(PLAIN,), ('larger flip',)],
         'three sizes': sizes(),
         'three sizes, 2 states each': sizes(3),
         'three sizes and flip': sizes_flip(),
@@ -84,6 +95,30 @@ def merged(atoms: Mapping[str, Tensor], procedure: Procedure) -> Tensor:
     """Probabilities ``(K, H, W)``."""
     views = [torch.stack([atoms[name] for name in names]).mean(0) for names in procedure]
     return torch.stack([logits.softmax(0) for logits in views]).mean(0)
+
+
+def places(labels: Tensor, classes: int) -> Tensor:
+    """In how large an object every pixel lies, and how near its edge.
+
+    An object is a connected component of one class. ``(H, W)`` labels to ``(H, W)`` long:
+    ``area * (len(DISTANCES) + 1) + distance``, counted by the limits they exceed.
+    """
+    labels = labels.numpy()
+    area = np.zeros(labels.shape, int)
+    inside = np.ones(labels.shape, bool)
+    for one in range(classes):
+        objects, _ = ndimage.label(labels == one)
+        sizes = np.bincount(objects.ravel())
+        area += np.where(objects, sizes[objects], 0)
+    for axis in (0, 1):
+        differs = np.diff(labels, axis=axis) != 0
+        before = [(0, 0), (0, 0)]
+        after = [(0, 0), (0, 0)]
+        before[axis], after[axis] = (1, 0), (0, 1)
+        inside &= ~np.pad(differs, before) & ~np.pad(differs, after)
+    distance = ndimage.distance_transform_edt(inside) + 1
+    index = np.digitize(area, AREAS, right=True) * (len(DISTANCES) + 1)
+    return torch.from_numpy(index + np.digitize(distance, DISTANCES, right=True))
 
 
 class Statistics:
@@ -100,6 +135,7 @@ class Statistics:
         self.labels = labels[self.counted]
         self.plain = plain.argmax(0)
         self.entropy = -(plain * plain.clamp(min=1e-12).log()).sum(0)
+        self.place = places(labels, self.classes)[self.counted]
 
     def confusion(self, prediction: Tensor) -> np.ndarray:
         """Counts ``(K, K)`` of label and prediction ``(H, W)``."""
@@ -122,6 +158,14 @@ class Statistics:
             'mended': (right & ~was_right).sum().numpy(),
             'broken': (~right & was_right).sum().numpy(),
         }
+
+    def by_place(self, prediction: Tensor) -> np.ndarray:
+        """Pixels and those that are right, by `places`: ``(2, areas * distances)``."""
+        number = (len(AREAS) + 1) * (len(DISTANCES) + 1)
+        right = self.place[prediction[self.counted] == self.labels]
+        return torch.stack(
+            [which.bincount(minlength=number) for which in (self.place, right)]
+        ).numpy()
 
     def in_tiles(self, probabilities: Tensor) -> np.ndarray:
         """Confusions ``(tile sizes, shares, K, K)``, the procedure used in unsure tiles alone."""
@@ -153,15 +197,18 @@ class Statistics:
 def statistics_of(atoms: Mapping[str, Tensor], labels: Tensor, named: Mapping[str, Procedure]):
     """Arrays ``(P, ...)`` of one image."""
     statistics = Statistics(labels, merged(atoms, named[PLAIN]))
-    rows, tiles, predictions = [], [], {}
+    rows, tiles, by_place, predictions = [], [], [], {}
     for name, procedure in named.items():
         probabilities = merged(atoms, procedure)
         rows.append(statistics.of(probabilities))
         predictions[name] = probabilities.argmax(0)
-        if name in IN_TILES:
+        if name in COMPARED:
             tiles.append(statistics.in_tiles(probabilities))
+        if name in (PLAIN, *COMPARED):
+            by_place.append(statistics.by_place(predictions[name]))
     arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     arrays['tiles'] = np.stack(tiles)
+    arrays['places'] = np.stack(by_place)
     inner = (slice(1, -1), slice(1, -1))  # not what moved in over the border
     arrays['unstable'] = np.array(
         [

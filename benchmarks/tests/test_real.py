@@ -19,7 +19,7 @@ from benchmarks.real import classifier_report, prepare_camvid, segmentor_report
 from benchmarks.real.classifiers import displaced
 from benchmarks.real.convert_weights import timm_names
 from benchmarks.real.segmentor_atoms import moved
-from benchmarks.real.segmentors import Statistics, merged, procedures
+from benchmarks.real.segmentors import Statistics, merged, places, procedures
 
 DATA = os.environ.get('MMDISCARD_REAL_DATA')
 
@@ -49,6 +49,23 @@ def test_tiles_take_the_procedure_where_the_plain_model_is_unsure():
     right = logits_of(labels).softmax(0)
     half = Statistics(labels, plain).in_tiles(right)[0, 4]  # one of two tiles
     assert half[0].tolist() == [3600, 3600, 0]
+
+
+def test_pixels_are_placed_by_the_size_of_their_object_and_the_distance_to_its_edge():
+    labels = torch.zeros(60, 60, dtype=torch.long)
+    labels[20:24, 20:24] = 1
+    found = places(labels, 2)
+    assert found[21, 21] == 0  # an object of 16 pixels, 1 px from the next label
+    assert found[24, 22] == 2 * 3 and found[27, 22] == 2 * 3 + 1  # of 3,584; 1 and 4 px
+    assert found[50, 50] == 2 * 3 + 2
+
+
+def test_gain_by_place_counts_pixels_that_become_right():
+    labels = torch.zeros(60, 60, dtype=torch.long)
+    plain = logits_of(torch.ones_like(labels)).softmax(0)
+    before = Statistics(labels, plain).by_place(torch.ones_like(labels))
+    after = Statistics(labels, plain).by_place(labels)
+    assert before[1].sum() == 0 and after[1].sum() == after[0].sum() == 3600
 
 
 def test_procedures_average_logits_in_a_view_and_probabilities_between_views():
