@@ -43,7 +43,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_run_arguments(parser)
     args = parser.parse_args(argv)
     if args.plain and has_search_flags(args):
-        parser.error('--plain leaves mmdiscard out, so it takes no --states, --cost or --groups')
+        parser.error(
+            '--plain leaves mmdiscard out, so it takes no --states, --cost, --groups or --where'
+        )
     if args.out_item and not args.out:
         parser.error('--out-item needs --out, the file to write')
     return args

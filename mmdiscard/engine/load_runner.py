@@ -23,6 +23,7 @@ SETTINGS = (
     'max_rows',
     'max_cache_bytes',
     'self_test',
+    'where',
 )
 
 

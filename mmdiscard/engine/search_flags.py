@@ -6,6 +6,7 @@ from inspect import signature
 from mmengine.config import Config, ConfigDict
 
 from ..errors import MMDiscardError
+from ..models.unsure_windows import UNSURE, UnsureWindows
 from ..registry import SEARCHES, lookup
 from ..search.budget import Budget
 from .config import add_import, search_hook_of
@@ -15,7 +16,7 @@ WORDS = ('auto', 'all', 'inner')
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--states``, ``--cost`` and ``--groups``."""
+    """Add ``--states``, ``--cost``, ``--groups`` and ``--where``."""
     parser.add_argument(
         '--states',
         type=int,
@@ -35,10 +36,16 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         help='groups to search: auto, all, inner, image, names or positions, commas between '
         'them (--groups=-1 is the deepest)',
     )
+    parser.add_argument(
+        '--where',
+        choices=[UNSURE, 'everywhere'],
+        help='of a segmentor: unsure to compute further states only around the unsure parts of an '
+        'image, as much of it as --cost pays for (default: 40 %% of its area)',
+    )
 
 
 def has_search_flags(args: argparse.Namespace) -> bool:
-    return not (args.states is None and args.cost is None and args.groups is None)
+    return any(getattr(args, name) is not None for name in ('states', 'cost', 'groups', 'where'))
 
 
 def parse_groups(text: str) -> str | list[str | int]:
@@ -53,7 +60,9 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
     """Let the config's `SubsamplingSearchHook` do what the flags say; without one, add it.
 
     A flag replaces the one setting that it names: ``--states`` and ``--cost`` the budget of the
-    search, ``--groups`` the groups. The rest stays as it is in the config, or the default.
+    search, ``--groups`` the groups, ``--where`` the windows. Where states are computed in windows,
+    ``--cost`` says how much of the image these cover. The rest stays as it is in the config, or the
+    default.
 
     Raises:
         MMDiscardError: The budget is below 1, or the search of the config has none.
@@ -63,7 +72,14 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
     hook = search_hook_of(cfg) or _add_hook(cfg)
     if args.groups is not None:
         hook.subsampling = dict(hook.get('subsampling') or {}, groups=args.groups)
-    if args.states is None and args.cost is None:
+    if args.where is not None:
+        hook.where = UNSURE if args.where == UNSURE else None
+    cost = args.cost
+    if hook.get('where') is not None and cost is not None:
+        settings = {} if isinstance(hook.where, str) else dict(hook.where, share=None)
+        hook.where, cost = dict(settings, cost=cost), None
+        UnsureWindows.parse(hook.where)
+    if args.states is None and cost is None:
         return
     search = hook.get('search') or dict(type='SpreadStates')
     if 'budget' not in signature(lookup(SEARCHES, search['type'])).parameters:
@@ -71,7 +87,7 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
             f'--states and --cost set the budget of a search, and {search["type"]} of the config '
             'has none; change its own settings with --cfg-options'
         )
-    budget = args.states if args.cost is None else dict(states=args.states, cost=args.cost)
+    budget = args.states if cost is None else dict(states=args.states, cost=cost)
     Budget.parse(budget)
     hook.search = dict(search, budget=budget)
 

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..execution import DEFAULT_CACHE_BYTES
-from ..models import Ensemble, SearchResult, attach, ensemble_of
+from ..models import Ensemble, SearchResult, UnsureWindows, attach, ensemble_of
 from ..registry import AGGREGATORS, HOOKS, SEARCHES, build
 from ..utils import write_text
 from .checkpoint import WeightCheck, check_checkpoint
@@ -40,10 +40,11 @@ class SubsamplingSearchHook(Hook):
         val: also search during validation.
         dump: name of a file in the runner's log folder that gets one JSON line per image, with its
             path and, for every forward pass (a view of TTA, a window of slide inference), the
-            states and their scores. It is written at the end of the test; until then, and where a
-            run fails, each process writes to a file of its own that ends in ``.incomplete``. None
-            for no file.
+            states, their scores and, with ``where``, the windows in which they were computed. It is
+            written at the end of the test; until then, and where a run fails, each process writes
+            to a file of its own that ends in ``.incomplete``. None for no file.
         self_test: see `mmdiscard.attach`.
+        where: see `mmdiscard.attach`.
 
     Raises:
         MMDiscardError: if a setting is wrong whatever the model is. Settings that do not fit the
@@ -60,6 +61,7 @@ class SubsamplingSearchHook(Hook):
         val: bool = False,
         dump: str | None = None,
         self_test: bool = True,
+        where: str | Mapping[str, Any] | None = None,
     ) -> None:
         self.settings = dict(
             subsampling=subsampling,
@@ -68,6 +70,7 @@ class SubsamplingSearchHook(Hook):
             max_rows=max_rows,
             max_cache_bytes=max_cache_bytes,
             self_test=self_test,
+            where=None if where is None else UnsureWindows.parse(where),
         )
         self.val = val
         self.dump = dump
@@ -127,7 +130,11 @@ class SubsamplingSearchHook(Hook):
         if self.dump:
             _incomplete(runner, self.dump).unlink(missing_ok=True)
         names = ', '.join(group.name for group in self.ensemble.groups)
-        runner.logger.info(f'mmdiscard: searching {self.ensemble.budget} states over {names}')
+        windows = self.ensemble.windows
+        place = '' if windows is None else f' in {windows.describe(self.ensemble.input_size)}'
+        runner.logger.info(
+            f'mmdiscard: searching {self.ensemble.budget} states over {names}{place}'
+        )
 
     def _settings_for(self, model: Any, loader: DataLoader) -> dict[str, Any]:
         """The settings, with the size of the images that come unless one is set."""
@@ -165,6 +172,7 @@ def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
                 'cost': round(float(result.costs[index]), 4),
                 'bound': round(float(result.bounds[index]), 4),
                 'size': list(result.size),
+                **({} if result.windows is None else {'windows': result.windows[index]}),
             }
             for result in results
             if result.counts[index]  # with one budget for views and states, an image may have none

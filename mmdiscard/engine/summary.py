@@ -23,7 +23,8 @@ def describe(
 
     Args:
         groups: the searched groups.
-        records: per image its forward passes, each with states, scores, cost, bound and size.
+        records: per image its forward passes, each with states, scores, cost, bound and size, and
+            windows where states were computed in these alone.
         cost_model: of the model.
         divisor: what the sides of an image should be multiples of, in pixels.
     """
@@ -43,6 +44,7 @@ def describe(
             f'  states per image: {states:.2f} on average{_distribution(passes)}',
             f'  cost: {cost:.2f} plain forwards in multiply-accumulates (at least {bound:.2f} if '
             'every prefix of the states is computed once)',
+            *_windows(passes),
             f'  {_segments(groups, cost_model)}',
             f'  {_winners(passes)}',
             *_uneven(passes, divisor),
@@ -95,6 +97,23 @@ def _uneven(passes: Sequence[dict], divisor: tuple[int, int]) -> Iterator[str]:
             f'  sizes: {uneven / len(passes):.1%} of the images have a side that the stride of '
             f'{max(divisor)} does not divide, so the model stretches its maps; to pad, set '
             f'model.data_preprocessor.test_cfg.size_divisor={max(divisor)}'
+        )
+
+
+def _windows(passes: Sequence[dict]) -> Iterator[str]:
+    """How much of the images was computed in more than the default state."""
+    windows = [entry['windows'] for entry in passes if 'windows' in entry]
+    if windows:
+        areas = [
+            sum(height * width for _, _, height, width in entry['windows'])
+            / (entry['size'][0] * entry['size'][1])
+            for entry in passes
+            if 'windows' in entry
+        ]
+        count = sum(map(len, windows)) / len(windows)
+        yield (
+            f'  second look: {count:.2f} windows per image on average, '
+            f'{sum(areas) / len(areas):.1%} of its area'
         )
 
 

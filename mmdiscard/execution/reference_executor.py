@@ -1,7 +1,7 @@
 """How states are computed: rows of many images and states through one forward, within a limit."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,14 @@ class BackboneOutputs:
     inputs: Tensor
     features: Levels
     positions: Tensor | None = None
+
+    def moved(self, places: Tensor) -> 'BackboneOutputs':
+        """The same, asked for among more rows: ``places`` are those of the rows it was asked for.
+
+        Args:
+            places: ``(P,)`` long.
+        """
+        return replace(self, positions=places[self.positions])
 
 
 class ReferenceExecutor:

@@ -41,6 +41,10 @@ def fixed_states(ensemble: Ensemble) -> list[tuple[int, ...]]:
             f'{type(aggregator).__name__} cannot be exported, as it has a merging of its own; use '
             'AverageAggregator or EntropyAggregator'
         )
+    if ensemble.windows is not None:
+        raise MMDiscardError(
+            "where='unsure' cannot be exported: windows lie elsewhere in every image; leave it out"
+        )
     states = search.states_in(ensemble.space, ensemble.prices)
     return sorted(map(tuple, states.tolist()))
 

@@ -5,6 +5,7 @@ from .attach import attach
 from .ensemble import Ensemble, ensemble_of
 from .results import SearchResult, StateOutputs
 from .timm_adapter import TimmAdapter
+from .unsure_windows import UnsureWindows
 from .wrappers import adapter_class, searched_module, unwrap
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     'SegmentorAdapter',
     'StateOutputs',
     'TimmAdapter',
+    'UnsureWindows',
     'adapter_class',
     'attach',
     'ensemble_of',

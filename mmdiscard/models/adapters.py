@@ -188,6 +188,25 @@ class ModelAdapter:
         """A context for bare images ``(M, 3, H, W)``."""
         return None
 
+    def window_context(self, context: Any, images: Sequence[int], crops: Tensor) -> Any:
+        """A context for windows of images.
+
+        Args:
+            context: of a batch.
+            images: position in the batch of the image of each window.
+            crops: ``(M, C, h, w)``, the windows.
+        """
+        return self.context_of(context, images)
+
+    def valid_sizes(self, images: Tensor, context: Any) -> list[tuple[int, int]]:
+        """``(H, W)`` of every image without what was padded to the right and below.
+
+        Args:
+            images: ``(N, C, H, W)``.
+            context: of the images.
+        """
+        return [tuple(images.shape[2:])] * len(images)
+
     def levels_read(self, levels: Levels, images: Tensor) -> tuple[bool, ...]:
         """On which of the output levels the logits depend.
 
@@ -365,6 +384,16 @@ class SegmentorAdapter(ModelAdapter):
         size = images.shape[2:]
         return [{'ori_shape': size, 'img_shape': size, 'pad_shape': size}] * len(images)
 
+    def window_context(
+        self, context: list[dict], images: Sequence[int], crops: Tensor
+    ) -> list[dict]:
+        size = self.default_context(crops[:1])[0]
+        return [{**context[image], **size} for image in images]
+
+    def valid_sizes(self, images: Tensor, context: list[dict]) -> list[tuple[int, int]]:
+        frame = tuple(images.shape[2:])
+        return [_without_padding(meta, frame) for meta in context]
+
     def install(self, predict: Predict) -> None:
         self._install('encode_decode', predict)
 
@@ -397,6 +426,14 @@ def last_head(model: nn.Module) -> nn.Module:
     """The decode head of a segmentor; of a cascade the last one, whose output is the prediction."""
     head = model.decode_head
     return head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
+
+
+def _without_padding(meta: Mapping[str, Any], frame: tuple[int, int]) -> tuple[int, int]:
+    """``(H, W)`` of an image of MMSegmentation without padding; windows of slide have none."""
+    if tuple(meta.get('pad_shape') or ())[:2] != frame:
+        return frame
+    _, right, _, below = meta.get('img_padding_size') or meta.get('padding_size') or (0, 0, 0, 0)
+    return frame[0] - below, frame[1] - right
 
 
 def _loss_by_feat(head: nn.Module) -> Callable | None:

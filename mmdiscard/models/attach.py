@@ -42,6 +42,7 @@ from .auto_settings import AUTO, choose_groups
 from .ensemble import Ensemble
 from .pipeline import Pipeline
 from .self_test import SelfTest
+from .unsure_windows import UnsureWindows
 from .wrappers import adapter_class, normalised_channels, unwrap
 
 PAPER_SEARCH = dict(type='GreedySearch', budget=10)
@@ -56,6 +57,7 @@ def attach(
     max_rows: int | None = None,
     max_cache_bytes: int = DEFAULT_CACHE_BYTES,
     self_test: bool = True,
+    where: str | Mapping[str, Any] | None = None,
 ) -> Ensemble:
     """Let a model predict with activations that its subsampling layers discard.
 
@@ -71,8 +73,8 @@ def attach(
             and ``in_channels`` (of the images; found out by default). Groups are ``'auto'`` where
             nothing else is set: one group by the kind of the model, or the image where its backbone
             cannot be searched; ``'inner'`` where a search or an aggregator is set.
-        search: config of a search; by default two spread states for ``groups='auto'``, else
-            ``GreedySearch`` with budget 10.
+        search: config of a search; by default two spread states for ``groups='auto'`` and with
+            ``where``, else ``GreedySearch`` with budget 10.
         aggregator: config of an aggregator; by default the mean of logits for ``groups='auto'``
             and for segmentors (aligned exactly), else the paper's entropy weights on features.
         max_rows: at most so many rows (image times state) are in flight at once; default the batch
@@ -81,6 +83,10 @@ def attach(
             beyond it they are computed again.
         self_test: whether to check what mmdiscard assumes of the model, on noise of the size to
             trace with; takes three to five forwards of one image.
+        where: of segmentors, ``'unsure'`` to compute states besides the default one only in windows
+            around the unsure parts of each image; or a dict of ``size`` (``(H, W)`` of a window, in
+            pixels), ``halo`` and either ``share`` (of the area of an image) or ``cost`` (in plain
+            forwards), see docs/unsure-regions.md. None for the whole image.
 
     Raises:
         MMDiscardError: if anything does not fit: unknown names, a bad budget, an aggregator that
@@ -97,12 +103,14 @@ def attach(
     auto = options.groups == AUTO
     dense = adapter_type.dense
     if not isinstance(search, Search):
-        search = build(SEARCHES, search or (auto_settings.SEARCH if auto else PAPER_SEARCH))
+        same_for_all = auto or where is not None
+        search = build(SEARCHES, search or (auto_settings.SEARCH if same_for_all else PAPER_SEARCH))
     default = auto_settings.aggregator(dense) if auto else adapter_type.default_aggregator
     aggregator = build(AGGREGATORS, aggregator or default)
     aggregator.check(dense)
     limits = MemoryLimits(max_rows, max_cache_bytes)
-    put_in = partial(_attach, model, adapter_type, search, aggregator, limits, self_test)
+    where = None if where is None else UnsureWindows.parse(where)
+    put_in = partial(_attach, model, adapter_type, search, aggregator, limits, self_test, where)
     if not auto:
         return put_in(options)
     try:
@@ -122,6 +130,7 @@ def _attach(
     aggregator: Aggregator,
     limits: MemoryLimits,
     self_test: bool,
+    where: UnsureWindows | None,
     options: '_Options',
 ) -> Ensemble:
     """Put an ensemble of known parts into a model."""
@@ -147,7 +156,7 @@ def _attach(
         features = CheckedSizes(adapter.features, found)
         executor = PrefixExecutor(features, hooks, cost_model, entries, limits)
         pipeline = Pipeline(adapter, executor, search, aggregator, geometry, cost_model)
-        ensemble = Ensemble(pipeline, found.input_size)
+        ensemble = Ensemble(pipeline, found.input_size, where)
         adapter.install(ensemble.predict)
         if test is not None:
             test.check(pipeline)

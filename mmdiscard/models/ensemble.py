@@ -19,6 +19,8 @@ from .adapters import ATTACHED, ModelAdapter, Predict
 from .batch_inference import BatchInference
 from .pipeline import Pipeline
 from .results import SearchResult, StateOutputs
+from .unsure_windows import UnsureWindows
+from .window_inference import WindowSearch
 from .wrappers import unwrap
 
 
@@ -30,15 +32,24 @@ class Ensemble:
     Args:
         pipeline: what every batch goes through.
         input_size: ``(H, W)`` that the model was traced with.
+        where: windows in which states are computed; None for the whole image.
 
     Attributes:
         last: `SearchResult` of the last batch; None before the first.
         listeners: called with every `SearchResult`.
         input_size: ``(H, W)`` that the model was traced with.
+        windows: `WindowSearch` that chooses windows; None for the whole image.
+
+    Raises:
+        MMDiscardError: if states cannot be computed in these windows.
     """
 
-    def __init__(self, pipeline: Pipeline, input_size: tuple[int, int]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, input_size: tuple[int, int], where: UnsureWindows | None = None
+    ) -> None:
         self.pipeline = pipeline
+        self.windows = where and WindowSearch(where, pipeline, input_size)
+        self._where = where
         self.last: SearchResult | None = None
         self.listeners: list[Callable[[SearchResult], None]] = []
         self.input_size = input_size
@@ -181,7 +192,9 @@ class Ensemble:
             MMDiscardError: if the search does not fit the groups or the aggregator.
         """
         search.prepare(self.space, self.fingerprint)
-        self.pipeline = replace(self.pipeline, search=search)
+        pipeline = replace(self.pipeline, search=search)
+        self.windows = self._where and WindowSearch(self._where, pipeline, self.input_size)
+        self.pipeline = pipeline
 
     def route(self, predict: Predict) -> AbstractContextManager[None]:
         """Let the model predict by ``predict(images, context)`` instead, within a context."""
@@ -212,6 +225,10 @@ class Ensemble:
         return type(None), ()
 
     def _predict(self, images: Tensor, context: Any) -> Tensor:
+        if self.windows is not None and self.budget > 1:
+            logits, result = self.windows.predict(self.pipeline, images, context)
+            self.publish(result)
+            return logits
         batch = BatchInference(self.pipeline, images, context)
         batch.follow(self.search.rounds(len(images), self.space, self.prices))
         logits = batch.logits()

@@ -26,6 +26,8 @@ class SearchResult:
         size: height and width of the images, as the model saw them.
         weight: ``(N, 1, ...)`` sum of the weights of each image's states; None where weights do
             not say how sure predictions are.
+        windows: per image ``[top, left, height, width]`` in pixels of the windows in which states
+            other than the default one were computed; None where that is the whole image.
     """
 
     states: Tensor
@@ -35,6 +37,7 @@ class SearchResult:
     bounds: Tensor
     size: tuple[int, int]
     weight: Tensor | None = None
+    windows: tuple[list[list[int]], ...] | None = None
 
     @property
     def cost(self) -> float:

@@ -82,6 +82,11 @@ class JointBudget:
                 'joint=... compares states of different views, and attention compares those of '
                 'one view; use EntropyCriterion with EntropyAggregator or AverageAggregator'
             )
+        if ensemble.windows is not None:
+            raise MMDiscardError(
+                'joint=... divides a cost between views and states of whole images; leave out '
+                "where='unsure', or joint"
+            )
         test_cfg = getattr(unwrap(model), 'test_cfg', None) or {}
         if test_cfg.get('mode', 'whole') != 'whole':
             raise MMDiscardError(

@@ -82,3 +82,14 @@ def test_it_says_where_no_state_was_used():
     none = describe(GROUPS, [record(), record()])
     assert 'no state was used for any image' in none and 'those of the plain model' in none
     assert 'no state was used for 1 of 2 images' in describe(GROUPS, [record(), record(searched)])
+
+
+def test_windows_are_summed_up():
+    whole = entry(None, size=(100, 100))
+    records = [
+        record(whole | dict(windows=[[0, 0, 50, 40], [50, 60, 50, 40]])),
+        record(whole | dict(windows=[])),
+    ]
+    text = describe(GROUPS, records)
+    assert 'second look: 1.00 windows per image on average, 20.0% of its area' in text
+    assert 'second look' not in describe(GROUPS, [record(whole)])

@@ -1,4 +1,4 @@
-"""`--states`, `--cost` and `--groups` of `tools/test.py`: with and without a hook in the config."""
+"""`--states`, `--cost`, `--groups` and `--where` of `tools/test.py`."""
 
 import re
 
@@ -79,6 +79,28 @@ def test_a_hook_without_settings_gets_spread_states(make):
 
 
 @pytest.mark.parametrize(
+    ('settings', 'flags', 'where'),
+    [
+        ('', '--where unsure', 'unsure'),
+        ('', '--where unsure --cost 1.4', dict(cost=1.4)),
+        ("where='unsure'", '--cost 1.4', dict(cost=1.4)),
+        (
+            'where=dict(size=64, share=0.2)',
+            '--cost 1.4',
+            dict(size=64, share=None, cost=1.4),
+        ),
+        ("where='unsure'", '--where everywhere', None),
+    ],
+)
+def test_in_windows_a_cost_says_how_much_of_the_image_is_computed_again(
+    make, settings, flags, where
+):
+    hook = make(settings, *flags.split(), '--states', '4').custom_hooks[1]
+    assert hook.where == where
+    assert hook.search == dict(type='SpreadStates', budget=4)
+
+
+@pytest.mark.parametrize(
     ('settings', 'flags', 'said'),
     [
         (
@@ -89,6 +111,7 @@ def test_a_hook_without_settings_gets_spread_states(make):
         ("search=dict(type='Greedy')", '--states 2', "unknown search 'Greedy'"),
         ('', '--states 0', 'at least 1; got 0'),
         ('', '--cost 0.5', 'at least 1, got 0.5'),
+        ('', '--where unsure --cost 0.5', 'at least 1; got 0.5'),
     ],
 )
 def test_what_does_not_fit_is_refused(make, settings, flags, said):
@@ -132,6 +155,18 @@ def test_a_config_of_mmseg_untouched(small_fcn, tmp_path, monkeypatch, flags):
     passes = 4 * 12 if flags else 4
     assert f'images: 4, forward passes without mmdiscard: {passes}' in log.read_text()
     assert 'states per image: 2.00 on average' in log.read_text()
+    assert 'second look' not in log.read_text()
     # What the run leaves behind can be run by MM's own tool.
     left = Config.fromfile(log.parents[1] / 'fcn_r50-d8_4xb4-160k_ade20k-512x512.py')
     assert left.custom_imports.imports == ['mmdiscard']
+
+
+def test_states_in_unsure_windows(small_fcn, tmp_path, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.chdir(tmp_path)
+    tool.main([*small_fcn, 'experiment_name=where', '--groups=-1', '--where=unsure', '--cost=1.6'])
+    (log,) = tmp_path.glob('work_dirs/fcn_r50-d8_4xb4-160k_ade20k-512x512/*/*.log')
+    text = log.read_text()
+    assert 'in 2 windows of 40 x 40 (52% of an image of 64 x 96), about 1.52 plain' in text
+    assert 'second look: 2.00 windows per image on average, 52.1% of its area' in text
+    assert 'cost: 1.52 plain forwards' in text

@@ -1,0 +1,206 @@
+"""States that are computed in windows alone: around the unsure parts of a plain prediction."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..aggregation import Aggregator, RowOutputs
+from ..errors import MMDiscardError
+from ..execution import BackboneOutputs
+from ..search import KnownStates, Rows
+from .batch_inference import BatchInference
+from .pipeline import Pipeline
+from .results import SearchResult
+from .unsure_windows import UNKNOWN_STRIDE, UnsureWindows
+from .windows import Size, Windows
+
+
+class WindowSearch:
+    """Predicts images plainly, and their unsure windows once more in other states.
+
+    Args:
+        where: how windows are chosen.
+        pipeline: what the windows go through. Its states are the same for all windows.
+        frame: ``(H, W)`` of the images that will come.
+
+    Attributes:
+        where: the same, with a share of the area.
+        step: windows begin at multiples of it.
+        price: of the second look at a whole image, in plain forwards.
+
+    Raises:
+        MMDiscardError: if the search, the aggregator or the model cannot be used with windows, or
+            windows do not fit the images.
+    """
+
+    def __init__(self, where: UnsureWindows, pipeline: Pipeline, frame: Size) -> None:
+        _check(pipeline)
+        self.step = coarsest_stride(pipeline)
+        self.price = price_of_look(pipeline)
+        self.where = where.resolved(self.price)
+        self.where.check(frame, self.step)
+
+    def describe(self, frame: Size) -> str:
+        """For the log: the windows in images of ``frame``."""
+        size = self.where.size_in(frame, self.step)
+        count = self.where.number(frame, size)
+        area = count * size[0] * size[1] / (frame[0] * frame[1])
+        return (
+            f'{count} window{"s" * (count != 1)} of {size[0]} x {size[1]} ({area:.0%} of an image '
+            f'of {frame[0]} x {frame[1]}), about {1 + area * self.price:.2f} plain forwards'
+        )
+
+    def predict(
+        self, pipeline: Pipeline, images: Tensor, context: Any = None
+    ) -> tuple[Tensor, SearchResult]:
+        """Predict a batch.
+
+        Args:
+            pipeline: what the windows go through.
+            images: ``(N, C, H, W)``, preprocessed.
+            context: as for `Ensemble.predict`.
+
+        Returns:
+            Logits ``(N, K, H, W)``, and what was computed.
+        """
+        adapter = pipeline.adapter
+        context = adapter.default_context(images) if context is None else context
+        logits = adapter.logits(images, context)
+        if logits.shape[2:] != images.shape[2:]:
+            raise MMDiscardError(
+                f'where: logits of {tuple(logits.shape[2:])} are not of the size of the images, '
+                f'{tuple(images.shape[2:])}, so windows of one cannot be found in the other'
+            )
+        count = len(images)
+        plain = _outputs(pipeline, Rows(torch.arange(count), pipeline.space.default(count)), logits)
+        windows = self.where.choose(
+            plain.entropies, self.step, adapter.valid_sizes(images, context)
+        )
+        whole = pipeline.begin_merge(count)
+        whole.add(plain, last_use=True)
+        weight = whole.total if pipeline.weighs_confidence else None
+        costs = torch.ones(count, dtype=torch.float64)
+        if len(windows):
+            weight = None if weight is None else weight.clone()
+            batch = WindowBatch(pipeline, windows, images, context, logits)
+            batch.follow(pipeline.search.rounds(len(windows), pipeline.space, pipeline.prices))
+            windows.paste(whole.result()[0], batch.logits())
+            if weight is not None:
+                windows.paste(weight, batch.weight)
+            costs.index_add_(0, windows.images, batch.costs * windows.area)
+        return whole.result()[0], self._result(pipeline, windows, costs, weight)
+
+    def _result(
+        self, pipeline: Pipeline, windows: Windows, costs: Tensor, weight: Tensor | None
+    ) -> SearchResult:
+        states = states_of(pipeline)
+        looked = windows.images.bincount(minlength=len(costs)) > 0
+        counts = torch.where(looked, len(states), 1)
+        own = states.expand(len(costs), *states.shape).clone()
+        own[~looked, 1:] = -1
+        return SearchResult(
+            states=own,
+            scores=None,
+            counts=counts,
+            costs=costs,
+            bounds=costs,
+            size=windows.frame,
+            weight=weight,
+            windows=tuple(windows.of_image(image) for image in range(len(costs))),
+        )
+
+
+class WindowBatch(BatchInference):
+    """Windows as a batch, whose default state is known already: cut out of the plain prediction.
+
+    Args:
+        pipeline: what the windows go through.
+        windows: of ``images``.
+        images: ``(N, C, H, W)``.
+        context: of the images.
+        logits: ``(N, K, H, W)`` plain prediction.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, windows: Windows, images: Tensor, context: Any, logits: Tensor
+    ) -> None:
+        crops = windows.crop(images)
+        context = pipeline.adapter.window_context(context, windows.images.tolist(), crops)
+        super().__init__(pipeline, crops, context)
+        self._plain = windows.crop(logits)
+
+    def compute(self, rows: Rows) -> Iterator[RowOutputs]:
+        known = (rows.states == self.pipeline.space.default(1)).all(1)
+        places = known.nonzero().flatten()
+        if len(places):
+            plain = self._plain[rows.images[known].to(self._plain.device)]
+            yield _outputs(self.pipeline, rows[known], plain, places)
+        others = (~known).nonzero().flatten()
+        for computed in self._run.compute(rows[~known]):
+            yield self.outputs(computed.moved(others))
+
+
+def _outputs(
+    pipeline: Pipeline, rows: Rows, logits: Tensor, positions: Tensor | None = None
+) -> RowOutputs:
+    """Outputs of rows of the default state whose logits are known."""
+    aggregator = pipeline.aggregator
+    return RowOutputs(
+        BackboneOutputs(rows, logits, (), positions),
+        lambda levels, computed: logits,
+        pipeline.geometry,
+        aggregator.alignment,
+        aggregator.stage.head_input,
+        pipeline.adapter.independent_classes,
+    )
+
+
+def states_of(pipeline: Pipeline) -> Tensor:
+    """``(B, G)`` states of a search that has the same for all images."""
+    return pipeline.search.states_in(pipeline.space, pipeline.prices)
+
+
+def price_of_look(pipeline: Pipeline) -> float:
+    """What the states besides the default one cost in plain forwards, on the same area."""
+    states = states_of(pipeline)
+    others = states[(states != pipeline.space.default(1)).any(1)]
+    return pipeline.prices.of(others.tolist()) if len(others) else 0.0
+
+
+def coarsest_stride(pipeline: Pipeline) -> Size:
+    """Of the output levels; `UNKNOWN_STRIDE` where the image is searched in front of a model."""
+    strides = tuple(map(max, zip(*pipeline.geometry.strides, strict=True)))
+    return (UNKNOWN_STRIDE, UNKNOWN_STRIDE) if pipeline.adapter.whole else strides
+
+
+def _check(pipeline: Pipeline) -> None:
+    search, aggregator = pipeline.search, pipeline.aggregator
+    names = type(search).__name__, type(aggregator).__name__
+    if not pipeline.adapter.dense:
+        raise MMDiscardError(
+            "where='unsure' is for segmentors: a classifier has no map to choose windows in; give "
+            'its search a gate, which spares images that are sure'
+        )
+    if not isinstance(search, KnownStates) or search.gate is not None:
+        raise MMDiscardError(
+            f'where: {names[0]} chooses states by what it sees of each image, and windows need '
+            'the same for all; take SpreadStates or FixedStates, without a gate'
+        )
+    if getattr(getattr(search, 'budget', None), 'cost', None) is not None:
+        raise MMDiscardError(
+            'where: the budget of the search counts states, and where the cost: '
+            'search=dict(budget=2) with where=dict(cost=1.4)'
+        )
+    if aggregator.stage.head_after or type(aggregator).merge is not Aggregator.merge:
+        raise MMDiscardError(
+            f'where: windows of logits are merged into a plain prediction, and {names[1]} of the '
+            "config merges otherwise; take dict(type='AverageAggregator', on='logits', "
+            "align='exact')"
+        )
+    if not (states_of(pipeline) == pipeline.space.default(1)).all(1).any():
+        raise MMDiscardError(
+            'where: the default state is missing among the states of the search, and the plain '
+            'prediction has it; add it'
+        )
