@@ -16,8 +16,8 @@ from . import classifier_report, segmentor_report
 PAGE = Path('benchmarks/real/RESULTS.md')
 FIGURE = Path('docs/images/real.png')
 SHOWN = {
-    'segmentors': ('2 states', '4 states', 'flip', 'flip, 2 states each', 'flip, 4 states each')
-    + ('three sizes', 'three sizes and flip', 'image by 8 px'),
+    'segmentors': ('2 states', '4 states', 'flip', 'flip, 2 states each', 'three sizes')
+    + ('plain and smaller flip', 'plain and larger flip', 'three sizes and flip'),
 }
 INTRODUCTION = """\
 # Real models on real images

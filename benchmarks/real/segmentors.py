@@ -31,7 +31,7 @@ PLAIN = 'plain'
 TILE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.6)
 TILES = (60, 30)
 COMPARED = ('2 states', '4 states', 'flip', 'flip, 2 states each', 'flip, 4 states each')
-COMPARED += ('and smaller flip', 'three sizes')
+COMPARED += ('plain and smaller flip', 'three sizes')
 #: upper limits: area of an object in pixels, distance of a pixel from the next label in pixels
 AREAS = (100, 1000, 10_000)
 DISTANCES = (2, 8)
@@ -77,11 +77,14 @@ def procedures(auto: int, groups: Sequence[int]) -> dict[str, Procedure]:
         'flip, 4 states each': [states(PLAIN, (1, 2, 3)), states('flip', (1, 2, 3))],
         'flip, opposite states': [(PLAIN,), states('flip', (3,))[1:]],
         'larger alone': [('larger',)],
-        'and smaller': [(PLAIN,), ('smaller',)],
-        'and smaller flip': [(PLAIN,), ('smaller flip',)],
-        'and smaller flip, 2 states each': [states(PLAIN, (3,)), states('smaller flip', (3,))],
-        'and larger': [(PLAIN,), ('larger',)],
-        'and larger flip': [(PLAIN,), ('larger flip',)],
+        'plain and smaller': [(PLAIN,), ('smaller',)],
+        'plain and smaller flip': [(PLAIN,), ('smaller flip',)],
+        'plain and smaller flip, 2 states each': [
+            states(PLAIN, (3,)),
+            states('smaller flip', (3,)),
+        ],
+        'plain and larger': [(PLAIN,), ('larger',)],
+        'plain and larger flip': [(PLAIN,), ('larger flip',)],
         'three sizes': sizes(),
         'three sizes, 2 states each': sizes(3),
         'three sizes and flip': sizes_flip(),
