@@ -144,10 +144,10 @@ class UnsureWindows:
         valid = valid or [frame] * len(uncertainty)
         counts = []
         for own in valid:
-            # Rounded up as if the image were alone in its batch, with no other to be padded for.
+            # As if the image were alone in its batch, padded to the usual multiple at most.
             alone = tuple(
-                min(math.ceil(side / each) * each, whole)
-                for side, each, whole in zip(own, step, frame, strict=True)
+                min(math.ceil(side / UNKNOWN_STRIDE) * UNKNOWN_STRIDE, whole)
+                for side, whole in zip(own, frame, strict=True)
             )
             counts.append(self.number(alone, size))
         return choose_windows(uncertainty, valid, counts, Grid(size, self.halo, step))

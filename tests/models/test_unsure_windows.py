@@ -71,6 +71,12 @@ def test_images_choose_by_themselves_and_share_bounds_the_area():
     assert not chosen(uncertainty, size=(16, 24), share=0.0).boxes
 
 
+def test_padding_to_a_multiple_counts_as_area_of_the_image_and_that_to_another_image_does_not():
+    uncertainty = torch.ones(2, 128, 64)
+    windows = chosen(uncertainty, size=(32, 32), share=0.5, valid=[(120, 60), (60, 60)])
+    assert [len(windows.of_image(index)) for index in (0, 1)] == [4, 2]
+
+
 def test_windows_stay_inside_and_padding_is_not_looked_at():
     uncertainty = torch.ones(2, 60, 90)
     windows = chosen(uncertainty, size=(16, 16), share=4.0, valid=[(60, 90), (40, 32)])
