@@ -5,7 +5,7 @@
     python -m benchmarks.speed.attach_cost --audited    # all backbones that the audit searches
 
 CPU time of one thread with random weights. Every measurement stands between plain forwards, and is
-divided by their time, so that a busy machine slows both; figures are medians of five turns.
+divided by their time, so that a busy machine slows both; figures are medians over the turns.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from benchmarks.backbones.results import read_results
 from benchmarks.backbones.run import RESULTS, entries
 from benchmarks.common.tables import markdown_table
 from benchmarks.speed.timing import build_model, read_model_config
+from mmdiscard.models import searched_module
+from mmdiscard.subsampling import map_subsampling
 from mmdiscard.utils import report
 
 CONFIGS = (
@@ -43,7 +45,6 @@ CONFIGS = (
     'mmseg::hrnet/fcn_hr48_4xb4-160k_ade20k-512x512.py',
 )
 SEARCH = dict(type='SpreadStates', budget=2)
-TURNS = 5
 COLUMNS = ['forward (ms)', 'discovery', 'attach without self-test', 'attach']
 
 
@@ -55,17 +56,19 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
-def measure(model: nn.Module, size: int, groups: str | list[str]) -> list[str]:
+def measure(model: nn.Module, size: int, groups: str | list[str], turns: int) -> list[str]:
     """A row of the table without its name.
 
     Args:
         model: a classifier or segmentor.
         size: side of the square image.
         groups: to search.
+        turns: how often to measure, after one turn that warms up.
     """
     for module in model.modules():  # MMPretrain's ResNet overrides `eval`
         module.training = False
-    plain = partial(model.predict, torch.randn(1, 3, size, size))
+    channels = map_subsampling(searched_module(model), (size, size)).in_channels
+    plain = partial(model.predict, torch.randn(1, channels, size, size))
     subsampling = dict(groups=groups, input_size=size)
 
     def attach(self_test: bool) -> None:
@@ -77,7 +80,7 @@ def measure(model: nn.Module, size: int, groups: str | list[str]) -> list[str]:
         partial(attach, True),
     )
     forwards, ratios = [], []
-    for _ in range(TURNS + 1):
+    for _ in range(turns + 1):
         before = [cpu_seconds(plain) for _ in range(3)]
         times = [cpu_seconds(call) for call in calls]
         forward = statistics.median([*before, *(cpu_seconds(plain) for _ in range(3))])
@@ -87,13 +90,13 @@ def measure(model: nn.Module, size: int, groups: str | list[str]) -> list[str]:
     return [f'{min(forwards) * 1000:.0f}', *(f'{ratio:.1f}' for ratio in medians)]
 
 
-def measure_config(config: str) -> list[str]:
+def measure_config(config: str, turns: int) -> list[str]:
     """The row of a config of an MM package."""
     model = build_model(read_model_config(config, {})[0])
-    return [Path(config).stem, *measure(model, 224, 'all')]
+    return [Path(config).stem, *measure(model, 224, 'all', turns)]
 
 
-def measure_audited() -> Iterator[list[str]]:
+def measure_audited(turns: int) -> Iterator[list[str]]:
     """Rows of all backbones with groups that the audit searches."""
     records = {record.key: record for record in read_results(RESULTS).records}
     for package, name, known in entries():
@@ -105,7 +108,7 @@ def measure_audited() -> Iterator[list[str]]:
         config, size = dict(known['args'], type=registered), known['size']
         try:
             model = model_around(package, config, size, known['deploy'])
-            row = [f'{package} {name}', *measure(model, size, groups)]
+            row = [f'{package} {name}', *measure(model, size, groups, turns)]
         except Exception as error:  # whatever a backbone of others raises
             row = [f'{package} {name}', f'{type(error).__name__}: {error}'[:80], '', '', '']
         report(' '.join(row))
@@ -118,11 +121,15 @@ def main() -> None:
     )
     parser.add_argument('configs', nargs='*', default=CONFIGS)
     parser.add_argument('--audited', action='store_true', help='the backbones of the audit instead')
+    parser.add_argument('--turns', type=int, default=5, help='measurements of each (default: 5)')
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     logging.disable(logging.WARNING)
-    rows = list(measure_audited() if args.audited else map(measure_config, args.configs))
+    if args.audited:
+        rows = list(measure_audited(args.turns))
+    else:
+        rows = [measure_config(config, args.turns) for config in args.configs]
     print('\n'.join(markdown_table(['model', *COLUMNS], rows)))
 
 

@@ -50,6 +50,8 @@ def find_reentry_points(
     """
     groups = hooks.space.groups
     columns = range(len(groups)) if columns is None else columns
+    if not columns:
+        return ReentryPoints((None,) * len(groups))
     states = torch.tensor([[group.num_indices - 1 for group in groups], [0] * len(groups)])
     with hooks.select(states, record=columns) as selection:
         expected = forward(images)

@@ -17,7 +17,7 @@ from ..errors import MMDiscardError
 from ..execution import Levels
 from ..registry import ADAPTERS
 from ..subsampling import ImageInput
-from ..subsampling.backbone import inference_mode, noise_image
+from ..subsampling.backbone import inference_mode
 from .backbone_patch import BackbonePatch
 from .input_watch import InputWatch
 from .method_patch import MethodPatch
@@ -109,16 +109,6 @@ class ModelAdapter:
     def features(self, images: Tensor) -> Levels:
         """Run the backbone, ``(M, C, H, W)`` to its output levels."""
         return (self.backbone(images),) if self.whole else self.backbone_patch.run(images)
-
-    def noise_levels(self, shapes: Sequence[Sequence[int]]) -> Levels:
-        """Noise like what `features` returned last.
-
-        Args:
-            shapes: of every level, as the backbone returns them.
-        """
-        if self.whole:
-            return (noise_image(self.backbone, shapes[0][2:], shapes[0][1]),)
-        return self.backbone_patch.noise_levels(shapes)
 
     def backbone_input(self, images: Tensor, context: Any) -> Tensor:
         """What the backbone receives for images of the model, ``(N, C, H, W)`` each.

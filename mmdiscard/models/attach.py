@@ -14,6 +14,7 @@ from ..aggregation import Aggregator, Geometry, MergeTarget
 from ..errors import MMDiscardError
 from ..execution import (
     DEFAULT_CACHE_BYTES,
+    Levels,
     MemoryLimits,
     PrefixExecutor,
     ReentryPoints,
@@ -145,12 +146,13 @@ def _attach(
         undo.callback(hooks.remove)
         geometry = Geometry(hooks.space, found.strides)
         sample, found = found.sample, replace(found, sample=None)  # not to be kept in memory
+        levels = adapter.backbone_patch.channels_first(sample[1])
         images = _model_image(adapter, found)
         test = SelfTest(adapter, images, found.small_size, sample, restore) if self_test else None
         if test is not None:
             test.observe()
         entries = _find_reentry_points(adapter, hooks, found)
-        probe = _HeadProbe(adapter, found, images)
+        probe = _HeadProbe(adapter, levels, images)
         cost_model = measure_cost(found, groups, probe.run)
         aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
         features = CheckedSizes(adapter.features, found)
@@ -226,20 +228,20 @@ def _find_reentry_points(
 
 
 class _HeadProbe:
-    """Runs the head of a model on noise, to learn what it costs and gives.
+    """Runs the head of a model once, to learn what it costs and gives.
 
     To be used inside `undisturbed`, after the backbone ran at any size.
 
     Args:
         adapter: of the model.
-        found: what discovery says of the backbone.
+        levels: output levels of one image; heads may change copies of them.
         images: blank, ``(1, C, H, W)`` as the model receives them.
     """
 
-    def __init__(self, adapter: ModelAdapter, found: SubsamplingMap, images: Tensor) -> None:
+    def __init__(self, adapter: ModelAdapter, levels: Levels, images: Tensor) -> None:
         self._adapter = adapter
         self._images = images
-        self._levels = adapter.noise_levels(found.shapes)
+        self._levels = tuple(level.clone() for level in levels)
 
     def run(self) -> None:
         """Compute logits.

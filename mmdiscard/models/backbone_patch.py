@@ -1,7 +1,7 @@
 """The backbone of an attached model: run it, or replay features through it."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,19 +44,6 @@ class BackbonePatch:
         output = with_levels(self._of_thread.form, self._permuted(levels, 0, 2, 3, 1))
         with self.forward.redirect(lambda *args, **kwargs: output):
             yield
-
-    def noise_levels(self, shapes: Sequence[Sequence[int]]) -> Levels:
-        """Noise in the kind of the last run.
-
-        Args:
-            shapes: of every level, as the backbone returns them.
-        """
-        kinds = ((dtype, device) for _, dtype, device in self._of_thread.shapes)
-        levels = (
-            torch.randn(*shape, device=device).to(dtype)
-            for shape, (dtype, device) in zip(shapes, kinds, strict=True)
-        )
-        return self.channels_first(tuple(levels))
 
     def blank_levels(self, count: int) -> Levels:
         """Zeros in the shapes of the last run, for ``count`` images; they take no memory."""

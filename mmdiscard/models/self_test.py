@@ -57,8 +57,8 @@ class SelfTest:
         self._sample = sample
         self._restore = restore
         self.name = type(adapter.model).__name__
-        self._noise = noise(image.shape, 1.0).to(image)
-        self._small = noise((*image.shape[:2], *small_size), 1.0).to(image)
+        self._noise = self._noise_like(image)
+        self._small = self._noise_like(image.new_zeros((*image.shape[:2], *small_size)))
         self._plain: list[Tensor] | None = None
         self._calls = 0
 
@@ -93,12 +93,12 @@ class SelfTest:
         self._check_states(pipeline)
 
     def _head(self, levels: Levels, images: Tensor) -> Tensor:
-        torch.manual_seed(0)  # some heads draw random numbers, as the Hamburger of SegNeXt does
+        _seed()  # some heads draw random numbers, as the Hamburger of SegNeXt does
         return self.adapter.head(levels, images, self.adapter.default_context(images))
 
     def _predict(self, images: Tensor) -> list[Tensor]:
         self._restore()
-        torch.manual_seed(0)
+        _seed()
         samples = self.adapter.model.predict(images, self.adapter.samples(images))
         leaves = tree_flatten([sample.to_dict() for sample in samples])[0]
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -171,12 +171,12 @@ class SelfTest:
         adapter, space = self.adapter, pipeline.space
         state = torch.tensor([[group.num_indices - 1 for group in space.groups]])
         image, (traced, levels) = self._image(share), self._sample
-        if same(image, traced):  # then discovery computed these already
+        if image is traced:  # then discovery computed these already
             default = adapter.backbone_patch.channels_first(levels)
         else:
             default = adapter.features(image)
         displacement = space.displacement(state)[0].tolist()
-        expected = adapter.features(_moved(image, displacement, share))
+        expected = adapter.features(_moved(image, displacement))
         logits = self._head(expected, self._noise)
         with pipeline.executor.hooks.select(state):
             displaced = adapter.features(image)
@@ -201,7 +201,7 @@ class SelfTest:
         adapter = self.adapter
         cell = tuple(map(max, zip(*pipeline.geometry.strides, strict=True)))
         image = self._image(1.0)
-        levels = adapter.features(image), adapter.features(_moved(image, cell, 1.0))
+        levels = adapter.features(image), adapter.features(_moved(image, cell))
         level = deepest(levels[0])
         departure = {IN_LEVEL: _shifted(levels[0][level], levels[1][level], image, cell)}
         if pipeline.aggregator.alignment.in_output_space:
@@ -213,11 +213,18 @@ class SelfTest:
         """Noise in the size in which the backbone receives it."""
         context = self.adapter.default_context(self._noise)
         received = self.adapter.backbone_input(self._noise, context)
-        return noise(received.shape, share).to(received)
+        return self._noise_like(received, share)
+
+    def _noise_like(self, image: Tensor, share: float = 1.0) -> Tensor:
+        """`noise` in the shape of an image; what discovery drew is the same, and at hand."""
+        traced = self._sample[0]
+        if share == 1.0 and image.shape == traced.shape and image.dtype == traced.dtype:
+            return traced
+        return noise(image.shape, share).to(image)
 
     def _aligned(self, pipeline: Pipeline, computed: BackboneOutputs) -> Tensor:
         """Logits of a displaced state, its levels brought together, before they are moved back."""
-        torch.manual_seed(0)
+        _seed()
         return BatchInference(pipeline, self._noise).outputs(computed).logits
 
 
@@ -231,12 +238,16 @@ def noise(shape: tuple[int, ...], share: float) -> Tensor:
     return values
 
 
-def _moved(image: Tensor, displacement: Sequence[int], share: float) -> Tensor:
-    """An image translated by ``(dy, dx)`` pixels to the left and up; more of its kind moves in."""
-    (dy, dx), (height, width) = displacement, image.shape[2:]
-    canvas = noise((*image.shape[:2], height + dy, width + dx), share).to(image)
-    canvas[..., :height, :width] = image
-    return canvas[..., dy:, dx:].contiguous()
+def _moved(image: Tensor, displacement: Sequence[int]) -> Tensor:
+    """An image translated by ``(dy, dx)`` pixels to the left and up; what leaves it comes in."""
+    return image.roll((-displacement[0], -displacement[1]), (2, 3))
+
+
+def _seed() -> None:
+    """`torch.manual_seed` for CPU and CUDA; that takes long where there are no such devices."""
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 def same(a: Tensor, b: Tensor) -> bool:
