@@ -18,7 +18,14 @@ from mmengine.evaluator import DumpResults
 
 from .engine import cli
 from .engine.checkpoint import check_checkpoint_file
-from .engine.config import check_test_set, load_config, make_plain, use_tta
+from .engine.config import (
+    asks_uncertainty,
+    check_test_set,
+    load_config,
+    make_plain,
+    search_hook_of,
+    use_tta,
+)
 from .engine.launcher import prepare_launcher
 from .engine.load_runner import build_runner
 from .engine.search_flags import add_search_flags, apply_search_flags, has_search_flags
@@ -44,7 +51,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.plain and has_search_flags(args):
         parser.error(
-            '--plain leaves mmdiscard out, so it takes no --states, --cost, --groups or --where'
+            '--plain leaves mmdiscard out, so it takes no --states, --cost, --groups, --where or '
+            '--uncertainty'
         )
     if args.out_item and not args.out:
         parser.error('--out-item needs --out, the file to write')
@@ -93,6 +101,8 @@ def write_label_maps(cfg: Config, folder: str) -> None:
     metrics = cfg.test_evaluator
     for metric in metrics if isinstance(metrics, list) else [metrics]:
         metric.update(output_dir=folder, keep_results=True)
+    if asks_uncertainty(cfg):
+        search_hook_of(cfg).setdefault('uncertainty_dir', folder)
 
 
 def make_config(args: argparse.Namespace) -> Config:

@@ -178,7 +178,9 @@ class Statistics:
                 np.stack(
                     [
                         self.confusion(
-                            torch.where(self._unsure(tile, share), prediction, self.plain)
+                            torch.where(
+                                unsure_tiles(self.entropy, tile, share), prediction, self.plain
+                            )
                         )
                         for share in TILE_SHARES
                     ]
@@ -187,14 +189,21 @@ class Statistics:
             ]
         )
 
-    def _unsure(self, tile: int, share: float) -> Tensor:
-        """The tiles with the highest mean entropy: ``(H, W)`` bool."""
-        means = F.avg_pool2d(self.entropy[None, None], tile, ceil_mode=True)[0, 0]
-        chosen = torch.zeros_like(means, dtype=torch.bool).flatten()
-        chosen[means.flatten().topk(round(share * means.numel())).indices] = True
-        height, width = self.entropy.shape
-        grown = chosen.view(means.shape).repeat_interleave(tile, 0).repeat_interleave(tile, 1)
-        return grown[:height, :width]
+
+def unsure_tiles(score: Tensor, tile: int, share: float) -> Tensor:
+    """The tiles with the highest mean score: ``(H, W)`` bool.
+
+    Args:
+        score: ``(H, W)``, higher is less sure.
+        tile: side in pixels.
+        share: of the tiles.
+    """
+    means = F.avg_pool2d(score[None, None], tile, ceil_mode=True)[0, 0]
+    chosen = torch.zeros_like(means, dtype=torch.bool).flatten()
+    chosen[means.flatten().topk(round(share * means.numel())).indices] = True
+    height, width = score.shape
+    grown = chosen.view(means.shape).repeat_interleave(tile, 0).repeat_interleave(tile, 1)
+    return grown[:height, :width]
 
 
 def statistics_of(atoms: Mapping[str, Tensor], labels: Tensor, named: Mapping[str, Procedure]):

@@ -19,6 +19,7 @@ from .alignment import (
     blend,
     translate,
 )
+from .disagreement import Disagreement
 from .row_outputs import RowOutputs, normalized_entropy
 from .running_mean import RunningMean
 
@@ -27,6 +28,7 @@ __all__ = [
     'Alignment',
     'AverageAggregator',
     'BilinearAlignment',
+    'Disagreement',
     'EntropyAggregator',
     'ExactAlignment',
     'FeatureStage',

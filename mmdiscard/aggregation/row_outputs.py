@@ -70,6 +70,16 @@ class RowOutputs:
         """`logits` after alignment: moved by `shift`."""
         return self.logits if self.shift is None else translate(self.logits, self.shift)
 
+    @property
+    def prediction(self) -> Tensor:
+        """Logits of the aligned features, before they are moved by `shift`.
+
+        These are `logits`, unless the head reads features where they lie; then it runs once more.
+        """
+        if self._reads(self) is self.aligned:
+            return self.logits
+        return self._head(self.aligned, self.computed)
+
     @cached_property
     def entropies(self) -> Tensor:
         """Normalised entropy of `logits` in 0..1: ``(M,)``, or ``(M, H, W)`` if dense."""

@@ -15,6 +15,7 @@ from ..utils import innermost_datasets
 from .checkpoint import is_local
 from .launcher import on_cpu
 
+DISCARD_TTA = {'mmpretrain': 'mmdiscard.DiscardClsTTA', 'mmseg': 'mmdiscard.DiscardSegTTA'}
 PLAIN_TTA = {'mmpretrain': 'mmpretrain.AverageClsScoreTTA', 'mmseg': 'mmseg.SegTTAModel'}
 
 
@@ -181,6 +182,12 @@ def search_hook_of(cfg: Config) -> ConfigDict | None:
     return None
 
 
+def asks_uncertainty(cfg: Config) -> bool:
+    """Whether the config's hook stores how sure predictions are."""
+    hook = search_hook_of(cfg) or {}
+    return bool(hook.get('uncertainty') or hook.get('uncertainty_dir'))
+
+
 def add_import(cfg: Config) -> None:
     """Let ``cfg`` import mmdiscard where it is run again."""
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
@@ -203,7 +210,8 @@ def use_tta(cfg: Config) -> None:
 
     Where a config names no TTA model its package's own is used; where a classifier's config names
     no views, the image and its mirror image. Of several data sets, as in a ``ConcatDataset``, all
-    are read in these views.
+    are read in these views. Where the config's hook asks for the uncertainty, mmdiscard's TTA model
+    stands in for the package's own: it merges to the same prediction.
 
     Raises:
         MMDiscardError: if a segmentor's config has no ``tta_pipeline``, or if a data set has no
@@ -219,7 +227,10 @@ def use_tta(cfg: Config) -> None:
                 'in the config'
             )
         dataset.pipeline = views or mirrored(dataset.pipeline)
-    tta_model = cfg.get('tta_model') or ConfigDict(type=PLAIN_TTA[cfg.default_scope])
+    plain = PLAIN_TTA[cfg.default_scope]
+    tta_model = cfg.get('tta_model') or ConfigDict(type=plain)
+    if asks_uncertainty(cfg) and tta_model.type in (plain, plain.rpartition('.')[2]):
+        tta_model = ConfigDict(tta_model, type=DISCARD_TTA[cfg.default_scope])
     cfg.model = ConfigDict(tta_model, module=cfg.model)
 
 

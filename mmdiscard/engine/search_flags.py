@@ -16,7 +16,7 @@ WORDS = ('auto', 'all', 'inner')
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--states``, ``--cost``, ``--groups`` and ``--where``."""
+    """Add ``--states``, ``--cost``, ``--groups``, ``--where`` and ``--uncertainty``."""
     parser.add_argument(
         '--states',
         type=int,
@@ -42,10 +42,17 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         help='of a segmentor: unsure to compute further states only around the unsure parts of an '
         'image, as much of it as --cost pays for (default: 40 %% of its area)',
     )
+    parser.add_argument(
+        '--uncertainty',
+        action='store_true',
+        help='also confidence and disagreement of the states: in data samples, in --out (maps of '
+        'segmentors as .npz) and drawn by --show-dir',
+    )
 
 
 def has_search_flags(args: argparse.Namespace) -> bool:
-    return any(getattr(args, name) is not None for name in ('states', 'cost', 'groups', 'where'))
+    values = args.states, args.cost, args.groups, args.where
+    return args.uncertainty or any(value is not None for value in values)
 
 
 def parse_groups(text: str) -> str | list[str | int]:
@@ -60,9 +67,9 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
     """Let the config's `SubsamplingSearchHook` do what the flags say; without one, add it.
 
     A flag replaces the one setting that it names: ``--states`` and ``--cost`` the budget of the
-    search, ``--groups`` the groups, ``--where`` the windows. Where states are computed in windows,
-    ``--cost`` says how much of the image these cover. The rest stays as it is in the config, or the
-    default.
+    search, ``--groups`` the groups, ``--where`` the windows, ``--uncertainty`` the option of that
+    name. Where states are computed in windows, ``--cost`` says how much of the image these cover.
+    The rest stays as it is in the config, or the default.
 
     Raises:
         MMDiscardError: The budget is below 1, or the search of the config has none.
@@ -72,6 +79,8 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
     hook = search_hook_of(cfg) or _add_hook(cfg)
     if args.groups is not None:
         hook.subsampling = dict(hook.get('subsampling') or {}, groups=args.groups)
+    if args.uncertainty:
+        hook.uncertainty = True
     if args.where is not None:
         hook.where = UNSURE if args.where == UNSURE else None
     cost = args.cost

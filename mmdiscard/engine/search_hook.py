@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..errors import MMDiscardError
 from ..execution import DEFAULT_CACHE_BYTES
 from ..models import Ensemble, SearchResult, UnsureWindows, attach, ensemble_of
 from ..registry import AGGREGATORS, HOOKS, SEARCHES, build
@@ -18,6 +19,7 @@ from ..utils import write_text
 from .checkpoint import WeightCheck, check_checkpoint
 from .image_size import size_to_trace
 from .summary import describe
+from .uncertainty_output import DrawnUncertainty, write_maps
 
 #: ensembles that hooks attached; one that is still there before a test is of an interrupted one
 _attached_by_hooks: weakref.WeakSet[Ensemble] = weakref.WeakSet()
@@ -45,6 +47,9 @@ class SubsamplingSearchHook(Hook):
             to a file of its own that ends in ``.incomplete``. None for no file.
         self_test: see `mmdiscard.attach`.
         where: see `mmdiscard.attach`.
+        uncertainty: see `mmdiscard.attach`. Where MM draws predictions, both are drawn as well.
+        uncertainty_dir: folder to which a segmentor's maps are written, a file per image; implies
+            ``uncertainty``. None for no files.
 
     Raises:
         MMDiscardError: if a setting is wrong whatever the model is. Settings that do not fit the
@@ -62,6 +67,8 @@ class SubsamplingSearchHook(Hook):
         dump: str | None = None,
         self_test: bool = True,
         where: str | Mapping[str, Any] | None = None,
+        uncertainty: bool = False,
+        uncertainty_dir: str | None = None,
     ) -> None:
         self.settings = dict(
             subsampling=subsampling,
@@ -71,10 +78,13 @@ class SubsamplingSearchHook(Hook):
             max_cache_bytes=max_cache_bytes,
             self_test=self_test,
             where=None if where is None else UnsureWindows.parse(where),
+            uncertainty=bool(uncertainty or uncertainty_dir),
         )
         self.val = val
         self.dump = dump
+        self.uncertainty_dir = uncertainty_dir and Path(uncertainty_dir)
         self.ensemble: Ensemble | None = None
+        self._drawn: DrawnUncertainty | None = None
         self._results: list[SearchResult] = []  # of the current iteration
         self._records: list[dict] = []  # of all images so far
 
@@ -109,6 +119,9 @@ class SubsamplingSearchHook(Hook):
             self._records += new
             if self.dump:
                 _append_lines(_incomplete(runner, self.dump), new)
+            if self.uncertainty_dir:
+                for sample in outputs or ():
+                    write_maps(sample, self.uncertainty_dir)
 
     after_val_iter = after_test_iter
 
@@ -123,7 +136,17 @@ class SubsamplingSearchHook(Hook):
         left = ensemble_of(runner.model)
         if left in _attached_by_hooks:
             left.detach()
+        if self._drawn is not None:
+            self._drawn.remove()
         self.ensemble = attach(runner.model, **self._settings_for(runner.model, loader))
+        if self.uncertainty_dir and not self.ensemble.adapter.dense:
+            self.ensemble.detach()
+            raise MMDiscardError(
+                "uncertainty_dir is for the maps of segmentors; a classifier's scores are in its "
+                'data samples, which --out writes'
+            )
+        if self.settings['uncertainty']:
+            self._drawn = DrawnUncertainty(runner.visualizer)
         _attached_by_hooks.add(self.ensemble)
         self.ensemble.listeners.append(self._results.append)
         self._records = []
@@ -148,6 +171,8 @@ class SubsamplingSearchHook(Hook):
     def _finish(self, runner: Runner, num_images: int) -> None:
         ensemble, self.ensemble = self.ensemble, None
         ensemble.detach()
+        if self._drawn is not None:
+            self._drawn.remove()
         records = collect_results(self._records, num_images, device='cpu')
         if is_main_process():
             runner.logger.info(

@@ -231,6 +231,10 @@ class ModelAdapter:
         """The patched method, with logits from ``predict``."""
         raise NotImplementedError
 
+    def wrap_predict(self, wrap: Callable) -> None:
+        """Call ``wrap(predict, inputs, data_samples)`` in the place of the model's ``predict``."""
+        self._patch(self.model, 'predict', partial(wrap, self.model.predict))
+
     def _install(self, method: str, predict: Predict) -> None:
         self._entry = self._patch(self.model, method, partial(self._enter, predict))
 

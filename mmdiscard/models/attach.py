@@ -43,6 +43,7 @@ from .auto_settings import AUTO, choose_groups
 from .ensemble import Ensemble
 from .pipeline import Pipeline
 from .self_test import SelfTest
+from .uncertainty import check_wrappers, store_uncertainty
 from .unsure_windows import UnsureWindows
 from .wrappers import adapter_class, normalised_channels, unwrap
 
@@ -59,6 +60,7 @@ def attach(
     max_cache_bytes: int = DEFAULT_CACHE_BYTES,
     self_test: bool = True,
     where: str | Mapping[str, Any] | None = None,
+    uncertainty: bool = False,
 ) -> Ensemble:
     """Let a model predict with activations that its subsampling layers discard.
 
@@ -88,11 +90,17 @@ def attach(
             around the unsure parts of each image; or a dict of ``size`` (``(H, W)`` of a window, in
             pixels), ``halo`` and either ``share`` (of the area of an image) or ``cost`` (in plain
             forwards), see docs/unsure-regions.md. None for the whole image.
+        uncertainty: whether to store, beside each prediction, how sure it is: ``confidence``, the
+            probability of what is predicted, and ``disagreement`` of the states in bits, see
+            `Disagreement`. In segmentors both are `PixelData` of ``(1, H, W)`` at the original
+            image's size, in classifiers ``(1,)``.
 
     Raises:
         MMDiscardError: if anything does not fit: unknown names, a bad budget, an aggregator that
             the model cannot use, an unsupported model, a model that is attached already.
     """
+    if uncertainty:
+        check_wrappers(model)
     model = unwrap(model)
     adapter_type = adapter_class(model)
     if getattr(model, ATTACHED, None) is not None:
@@ -111,7 +119,9 @@ def attach(
     aggregator.check(dense)
     limits = MemoryLimits(max_rows, max_cache_bytes)
     where = None if where is None else UnsureWindows.parse(where)
-    put_in = partial(_attach, model, adapter_type, search, aggregator, limits, self_test, where)
+    put_in = partial(
+        _attach, model, adapter_type, search, aggregator, limits, self_test, where, uncertainty
+    )
     if not auto:
         return put_in(options)
     try:
@@ -132,6 +142,7 @@ def _attach(
     limits: MemoryLimits,
     self_test: bool,
     where: UnsureWindows | None,
+    uncertainty: bool,
     options: '_Options',
 ) -> Ensemble:
     """Put an ensemble of known parts into a model."""
@@ -157,11 +168,15 @@ def _attach(
         aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
         features = CheckedSizes(adapter.features, found)
         executor = PrefixExecutor(features, hooks, cost_model, entries, limits)
-        pipeline = Pipeline(adapter, executor, search, aggregator, geometry, cost_model)
+        pipeline = Pipeline(
+            adapter, executor, search, aggregator, geometry, cost_model, uncertainty
+        )
         ensemble = Ensemble(pipeline, found.input_size, where)
         adapter.install(ensemble.predict)
         if test is not None:
             test.check(pipeline)
+        if uncertainty:
+            store_uncertainty(ensemble)
         vars(model)[ATTACHED] = ensemble
         undo.pop_all()
     return ensemble

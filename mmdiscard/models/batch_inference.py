@@ -37,6 +37,7 @@ class BatchInference:
         self._run = pipeline.executor.start(self.received)
         self._heads = torch.zeros(len(images), dtype=torch.long)
         self._merge = pipeline.begin_merge(len(images))
+        self._comparison = pipeline.begin_comparison(len(images))
         self._asked: list[Rows] = []
         self._answers: list[Feedback] = []
 
@@ -88,18 +89,21 @@ class BatchInference:
         """Compute and merge rows; ``see`` gets each part before."""
         for outputs in self.compute(rows):
             see(outputs)
-            self._merge.add(outputs, last_use=True)
+            self.take(outputs, last_use=True)
             del outputs  # its maps are large, and the next one's are made before it gives way
 
-    def take(self, outputs: RowOutputs) -> None:
-        """Merge rows that were computed elsewhere."""
-        self._merge.add(outputs)
+    def take(self, outputs: RowOutputs, last_use: bool = False) -> None:
+        """Merge rows that are computed; see `Merge.add`."""
+        if self._comparison is not None:
+            self._comparison.add_rows(outputs)
+        self._merge.add(outputs, last_use)
 
     def fork(self) -> 'BatchInference':
         """A batch that has merged the same so far; what was computed is shared."""
         fork = copy.copy(self)
         aggregator = self.pipeline.aggregator
         fork._merge = copy.deepcopy(self._merge, {id(aggregator): aggregator})
+        fork._comparison = copy.deepcopy(self._comparison)
         return fork
 
     def merged(self) -> tuple[Tensor, ...]:
@@ -119,7 +123,8 @@ class BatchInference:
         """What was asked for and found."""
         size = tuple(self.images.shape[2:])
         found = search_result(self._asked, self._answers, self.costs, self.pipeline.prices, size)
-        return replace(found, weight=self.weight)
+        disagreement = self._comparison and self._comparison.result()
+        return replace(found, weight=self.weight, disagreement=disagreement)
 
     def _converse(self, rounds: SearchRounds, answer: Callable[[Rows], Feedback]) -> None:
         rows = next(rounds)
@@ -140,7 +145,7 @@ class BatchInference:
         """Where a state is judged by how it compares with all others so far: merge, then judge."""
         parts = []
         for outputs in self.compute(rows):
-            self._merge.add(outputs)
+            self.take(outputs)
             parts.append(outputs)
         attention = self._merge.attention()[-len(rows) :]
         shares = attention.split([len(outputs.rows) for outputs in parts])

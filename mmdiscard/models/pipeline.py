@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..aggregation import Aggregator, Geometry, Merge
+from ..aggregation import Aggregator, Disagreement, Geometry, Merge
 from ..aggregation.aggregators import ones
 from ..errors import MMDiscardError
 from ..execution import CostModel, Levels, PrefixExecutor
@@ -30,6 +30,7 @@ class Pipeline:
         aggregator: merges them.
         geometry: where the cells of the output levels lie.
         cost_model: what the parts of the model cost.
+        uncertainty: whether to measure how much the states of an image disagree.
 
     Raises:
         MMDiscardError: if the search looks at attention and the aggregator has none.
@@ -41,6 +42,7 @@ class Pipeline:
     aggregator: Aggregator
     geometry: Geometry
     cost_model: CostModel
+    uncertainty: bool = False
 
     def __post_init__(self) -> None:
         criterion = self.search.criterion
@@ -59,7 +61,8 @@ class Pipeline:
     @cached_property
     def prices(self) -> Prices:
         """What states cost with this search and aggregator, in plain forwards."""
-        judged = self._prices(self.search.runs_head or self.aggregator.needs_prediction)
+        looks = self.search.runs_head or self.aggregator.needs_prediction or self.uncertainty
+        judged = self._prices(looks)
         one = self.search.most_states(self.space, judged) == 1
         return self._prices(False) if one else judged
 
@@ -100,6 +103,12 @@ class Pipeline:
         if self.budget == 1:
             return Merge(self.aggregator.stage, ones, num_images)
         return self.aggregator.merge(num_images, self.budget)
+
+    def begin_comparison(self, num_images: int) -> Disagreement | None:
+        """Begin to compare the states of ``num_images`` images; None if nothing is to compare."""
+        if self.budget == 1 or not self.uncertainty:
+            return None
+        return Disagreement(num_images, self.adapter.independent_classes)
 
     def head(self, images: Tensor, context: Any, levels: Levels, rows: Rows) -> Tensor:
         """Logits of rows, from their output levels or from what became of those.

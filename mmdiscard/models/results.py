@@ -28,6 +28,8 @@ class SearchResult:
             not say how sure predictions are.
         windows: per image ``[top, left, height, width]`` in pixels of the windows in which states
             other than the default one were computed; None where that is the whole image.
+        disagreement: ``(N,)`` or ``(N, H, W)`` of each image's states in bits, see `Disagreement`;
+            None unless it is asked for, or where the budget is one state.
     """
 
     states: Tensor
@@ -38,6 +40,7 @@ class SearchResult:
     size: tuple[int, int]
     weight: Tensor | None = None
     windows: tuple[list[list[int]], ...] | None = None
+    disagreement: Tensor | None = None
 
     @property
     def cost(self) -> float:

@@ -1,5 +1,6 @@
 """Models inside other objects, and models that were compiled."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.logging import print_log
@@ -25,6 +26,13 @@ def unwrap(model: Any) -> nn.Module:
     while _adapter_of(inner) is None:
         inner = _wrapped(inner)
     return inner
+
+
+def wrappers_of(model: Any) -> Iterator[Any]:
+    """What is around the model that `unwrap` finds, from the outside."""
+    while _adapter_of(model) is None:
+        yield model
+        model = _wrapped(model)
 
 
 def _wrapped(outer: Any) -> Any:

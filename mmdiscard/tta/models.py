@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from ..errors import MMDiscardError
 from ..models import adapter_class, unwrap
+from ..models.uncertainty import confidence_of, fields_of, set_fields
 from ..models.views import errors_name_view, split_views, view_names
 from ..registry import MERGERS, MODELS, build
 from .joint_budget import JointBudget, ViewLogits
+from .view_disagreement import ViewDisagreement
 from .view_output import ViewOutput, read_classifier, read_segmentor
 
 
@@ -33,6 +35,9 @@ class DiscardTTA(BaseTTAModel):
     Raises:
         MMDiscardError: if the merger or ``joint`` cannot be used.
     """
+
+    #: whether merged samples hold confidence and disagreement, if those of views do
+    merges_uncertainty = True
 
     def __init__(
         self,
@@ -57,18 +62,36 @@ class DiscardTTA(BaseTTAModel):
             MMDiscardError: if the merger does not fit the views or the model, or the model cannot
                 predict a view.
         """
-        samples, merging = [], []
+        samples, merging, compared = [], [], []
         for index, outputs in self.views(data):
             if not merging:
                 samples = [output.sample for output in outputs]
                 merging = [self.merger.begin() for _ in outputs]
-            for image, output in zip(merging, outputs, strict=True):
+                compared = [self._comparison(sample) for sample in samples]
+            for image, comparison, output in zip(merging, compared, outputs, strict=True):
                 if output is not None:
                     image.add(index, output.values(self.merger.on), output.weight)
+                    if comparison is not None:
+                        comparison.add(output)
         return [
-            self.merged(sample, self.merger.probabilities(image.result()))
-            for sample, image in zip(samples, merging, strict=True)
+            self._with_uncertainty(self.merger.probabilities(image.result()), sample, comparison)
+            for sample, image, comparison in zip(samples, merging, compared, strict=True)
         ]
+
+    def _comparison(self, sample: Any) -> ViewDisagreement | None:
+        """Begins to compare the views of an image, where the first of them says how sure it is."""
+        return fields_of(sample) and ViewDisagreement(self.independent_classes)
+
+    def _with_uncertainty(
+        self, probabilities: Tensor, sample: Any, comparison: ViewDisagreement | None
+    ) -> Any:
+        """The merged sample."""
+        merged = self.merged(sample, probabilities)
+        if comparison is not None:
+            labels = merged.pred_sem_seg.data if 'pred_sem_seg' in merged else None
+            sure = confidence_of(probabilities, labels, self.independent_classes)
+            set_fields(merged, sure, comparison.result())
+        return merged
 
     def views(self, data: Any) -> Iterator[tuple[int, list[ViewOutput | None]]]:
         """Predict the views that the merger uses, one at a time.

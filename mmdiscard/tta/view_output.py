@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MMDiscardError
-from ..models.ensemble import Ensemble, ensemble_of
-from ..models.results import SearchResult
+from ..models.ensemble import ensemble_of
+from ..models.output_maps import in_image_frame, joined, results_of
+from ..models.uncertainty import add_maps
 
 SMALLEST = 1e-6
 
@@ -51,8 +52,10 @@ def read_classifier(model: nn.Module, view: Any, weighted: bool = False) -> list
         MMDiscardError: if the model does not give one score per class.
     """
     ensemble = ensemble_of(model) if weighted else None
-    with _head_outputs(getattr(model, 'head', None)) as scores, _weights_of(ensemble) as weights:
+    collecting = nullcontext([]) if ensemble is None else results_of(ensemble)
+    with _head_outputs(getattr(model, 'head', None)) as scores, collecting as results:
         samples = model.test_step(view)
+    weight = results[-1].weight if results else None
     if not all('pred_score' in sample for sample in samples):
         raise MMDiscardError(
             f'{type(model).__name__} does not give one score per class, so its views cannot be '
@@ -64,7 +67,7 @@ def read_classifier(model: nn.Module, view: Any, weighted: bool = False) -> list
             sample,
             lambda sample=sample: sample.pred_score,
             lambda index=index: logits[index],
-            weights[-1][index].reshape(()) if weights else None,
+            None if weight is None else weight[index].reshape(()),
         )
         for index, sample in enumerate(samples)
     ]
@@ -100,26 +103,6 @@ def _head_outputs(head: nn.Module | None) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-@contextmanager
-def _weights_of(ensemble: Ensemble | None) -> Iterator[list[Tensor]]:
-    """Collects the sums of weights ``(N, 1, ...)`` of batches that are predicted in this thread."""
-    weights: list[Tensor] = []
-    thread = threading.get_ident()
-
-    def keep(result: SearchResult) -> None:
-        if threading.get_ident() == thread and result.weight is not None:
-            weights.append(result.weight)
-
-    if ensemble is None:
-        yield weights
-        return
-    ensemble.listeners.append(keep)
-    try:
-        yield weights
-    finally:
-        ensemble.listeners.remove(keep)
-
-
 # ------------------------------------------------------------------------------------- segmentors
 def read_segmentor(model: nn.Module, view: Any, weighted: bool = False) -> list[ViewOutput]:
     """Predict one view of a batch with a segmentor of MMSegmentation; see `read_classifier`."""
@@ -127,24 +110,21 @@ def read_segmentor(model: nn.Module, view: Any, weighted: bool = False) -> list[
     if ensemble is None or not ensemble.pipeline.weighs_confidence:
         return [_segmented(sample) for sample in model.test_step(view)]
     segmentor = ensemble.adapter.model
-    with _weights_of(ensemble) as weights:
+    images, given = _preprocessed(segmentor, view)
+    metas = [sample.metainfo for sample in given]
+    with results_of(ensemble) as results:
         if segmentor.out_channels > 1:
             samples = model.test_step(view)
             logits = [sample.seg_logits.data for sample in samples]
         else:  # samples hold probabilities, so keep the logits that they are made from
-            maps, samples = _inference(segmentor, view)
-            logits = [data[None] for data in _post_processed(segmentor, maps, samples)]
-            samples = segmentor.postprocess_result(maps, samples)
-    recorded = iter(weights)
-
-    def next_weights(images: Tensor, context: Any) -> Tensor:
-        weight = next(recorded)
-        size = weight.shape[2:] if weight[0].numel() > 1 else images.shape[2:]
-        return weight.to(images).expand(-1, segmentor.out_channels, *size)
-
+            maps = segmentor.inference(images, metas)
+            logits = [data[None] for data in in_image_frame(segmentor, maps, given)]
+            samples = segmentor.postprocess_result(maps, given)
+            if ensemble.pipeline.uncertainty:
+                add_maps(ensemble, samples, images, given, results)
     # MM joins windows of weights, flips and resizes them as it does with logits.
-    with ensemble.route(next_weights):
-        totals = _post_processed(segmentor, *_inference(segmentor, view))
+    weights = joined(ensemble, [result.weight for result in results], images, metas)
+    totals = in_image_frame(segmentor, weights, given)
     return [
         replace(_segmented(sample), logits=lambda own=own: own, weight=total.clamp(min=SMALLEST))
         for sample, own, total in zip(samples, logits, totals, strict=True)
@@ -159,16 +139,7 @@ def _segmented(sample: Any) -> ViewOutput:
     return ViewOutput(sample, lambda: data, lambda: data.logit(SMALLEST))
 
 
-def _inference(segmentor: nn.Module, view: Any) -> tuple[Tensor, list[Any]]:
-    """Logits ``(N, K, H, W)`` of MM's whole or slide inference, and the samples."""
+def _preprocessed(segmentor: nn.Module, view: Any) -> tuple[Tensor, list[Any]]:
+    """Images ``(N, C, H, W)`` and their samples."""
     data = segmentor.data_preprocessor(view, False)
-    metas = [sample.metainfo for sample in data['data_samples']]
-    return segmentor.inference(data['inputs'], metas), data['data_samples']
-
-
-def _post_processed(segmentor: nn.Module, maps: Tensor, samples: list[Any]) -> list[Tensor]:
-    """First channel of ``maps`` by image, after MM removed padding, flips and scales."""
-    # Two channels, because post-processing applies a sigmoid to a single one.
-    twice = maps[:, :1].expand(-1, 2, -1, -1)
-    done = segmentor.postprocess_result(twice, [sample.new() for sample in samples])
-    return [sample.seg_logits.data[0] for sample in done]
+    return data['inputs'], data['data_samples']

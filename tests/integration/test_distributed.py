@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.fileio import dump
+from mmengine.fileio import dump, load
 from PIL import Image
 from small_models import classifier, classifier_config
 
@@ -36,7 +36,8 @@ test_dataloader = dict(
         ann_file='labels.json',
         pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
 test_cfg = dict()
-test_evaluator = dict(type='Accuracy')
+test_evaluator = [
+    dict(type='Accuracy'), dict(type='DumpResults', out_file_path={samples!r})]
 model_wrapper_cfg = dict(type='MMDistributedDataParallel', find_unused_parameters=True)
 custom_hooks = [
     dict(
@@ -46,6 +47,7 @@ custom_hooks = [
             budget=6,
             criterion=dict(type={criterion!r}),
             gate=dict(type='EntropyGate', threshold=0.987)),
+        uncertainty=True,
         dump='states.jsonl')
 ]
 """
@@ -82,7 +84,8 @@ def dist_test(folder, data, checkpoint, processes, batch=4, criterion='EntropyCr
     """Run `dist_test.sh`; the finished process."""
     config = folder / 'config.py'
     model = classifier_config(init_cfg=None)
-    config.write_text(CONFIG.format(model=model, batch=batch, data=str(data), criterion=criterion))
+    names = dict(data=str(data), samples=str(folder / 'samples.pkl'), criterion=criterion)
+    config.write_text(CONFIG.format(model=model, batch=batch, **names))
     command = ['bash', ROOT / 'tools/dist_test.sh', config, checkpoint, processes]
     command += ['--work-dir', folder / 'work', '--out', folder / 'metrics.json']
     return subprocess.run(
@@ -98,7 +101,7 @@ def dist_test(folder, data, checkpoint, processes, batch=4, criterion='EntropyCr
 
 @pytest.fixture(scope='module')
 def outcome(data, checkpoint, tmp_path_factory):
-    """Metrics, dump and summary of a run; each is made once."""
+    """Metrics, dump, summary and samples of a run; each is made once."""
     known = {}
 
     def run(*setup):
@@ -110,7 +113,8 @@ def outcome(data, checkpoint, tmp_path_factory):
             assert not list(folder.rglob('*.incomplete'))
             lines = [json.loads(line) for line in states.read_text().splitlines()]
             (summary,) = re.findall(r'mmdiscard summary\n((?:  .*\n)+)', done.stdout)
-            known[setup] = json.loads((folder / 'metrics.json').read_text()), lines, summary
+            metrics = json.loads((folder / 'metrics.json').read_text())
+            known[setup] = metrics, lines, summary, load(folder / 'samples.pkl')
         return known[setup]
 
     return run
@@ -133,6 +137,9 @@ def assert_same(found, expected):
         assert mine['scores'] == pytest.approx(reference['scores'], rel=1e-4, abs=1e-6)
         assert mine['cost'] == reference['cost'] and mine['bound'] == reference['bound']
     assert found[2] == expected[2]
+    for sample, other in zip(found[3], expected[3], strict=True):
+        for name in ('confidence', 'disagreement'):
+            torch.testing.assert_close(sample[name], other[name], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
