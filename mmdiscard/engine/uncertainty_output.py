@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmcv
 import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.visualization import Visualizer
@@ -106,6 +105,8 @@ class DrawnUncertainty:
         if given['out_file'] is None:
             self.visualizer.add_image(name, image, given['step'])
             return
+        import mmcv  # not needed to import mmdiscard
+
         path = Path(given['out_file'])
         mmcv.imwrite(image[..., ::-1], str(path.with_name(f'{path.stem}{suffix}{path.suffix}')))
 
