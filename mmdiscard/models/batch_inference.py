@@ -54,6 +54,11 @@ class BatchInference:
         """
         return self._merge.total if self.pipeline.weighs_confidence else None
 
+    @property
+    def disagreement(self) -> Tensor | None:
+        """Of each image's states, ``(N,)`` or ``(N, H, W)``; None if it is not asked for."""
+        return None if self._comparison is None else self._comparison.result()
+
     def follow(self, rounds: SearchRounds) -> None:
         """Compute and merge what a search asks for, until it ends."""
         if self.pipeline.needs_prediction:
@@ -123,8 +128,7 @@ class BatchInference:
         """What was asked for and found."""
         size = tuple(self.images.shape[2:])
         found = search_result(self._asked, self._answers, self.costs, self.pipeline.prices, size)
-        disagreement = self._comparison and self._comparison.result()
-        return replace(found, weight=self.weight, disagreement=disagreement)
+        return replace(found, weight=self.weight, disagreement=self.disagreement)
 
     def _converse(self, rounds: SearchRounds, answer: Callable[[Rows], Feedback]) -> None:
         rows = next(rounds)

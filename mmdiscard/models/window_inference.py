@@ -1,6 +1,7 @@
 """States that are computed in windows alone: around the unsure parts of a plain prediction."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ class WindowSearch:
         whole.add(plain, last_use=True)
         weight = whole.total if pipeline.weighs_confidence else None
         costs = torch.ones(count, dtype=torch.float64)
+        disagreement = torch.zeros_like(plain.entropies) if pipeline.uncertainty else None
         if len(windows):
             weight = None if weight is None else weight.clone()
             batch = WindowBatch(pipeline, windows, images, context, logits)
@@ -89,12 +91,14 @@ class WindowSearch:
             windows.paste(whole.result()[0], batch.logits())
             if weight is not None:
                 windows.paste(weight, batch.weight)
+            if batch.disagreement is not None:
+                windows.paste(disagreement.unsqueeze(1), batch.disagreement.unsqueeze(1))
             costs.index_add_(0, windows.images, batch.costs * windows.area)
-        return whole.result()[0], self._result(pipeline, windows, costs, weight)
+        return whole.result()[0], replace(
+            self._result(pipeline, windows, costs), weight=weight, disagreement=disagreement
+        )
 
-    def _result(
-        self, pipeline: Pipeline, windows: Windows, costs: Tensor, weight: Tensor | None
-    ) -> SearchResult:
+    def _result(self, pipeline: Pipeline, windows: Windows, costs: Tensor) -> SearchResult:
         states = states_of(pipeline)
         looked = windows.images.bincount(minlength=len(costs)) > 0
         counts = torch.where(looked, len(states), 1)
@@ -107,7 +111,6 @@ class WindowSearch:
             costs=costs,
             bounds=costs,
             size=windows.frame,
-            weight=weight,
             windows=tuple(windows.of_image(image) for image in range(len(costs))),
         )
 

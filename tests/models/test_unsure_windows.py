@@ -194,6 +194,23 @@ def test_weights_of_states_count_in_windows_alone():
     assert (more[inside] > 0).all() and (more[~inside] == 0).all()
 
 
+def test_states_disagree_in_windows_alone():
+    model, batch = segmentor(**PYRAMID), images(1, SIZE)
+    with attached(model, None, uncertainty=True) as ensemble:
+        logits(model, batch)
+        everywhere = ensemble.last.disagreement
+    with attached(model, dict(size=SIZE, halo=0, share=1.0), uncertainty=True) as ensemble:
+        logits(model, batch)
+        assert torch.equal(ensemble.last.disagreement, everywhere) and everywhere.max() > 0
+    with attached(model, dict(size=(32, 32), halo=0, share=0.2), uncertainty=True) as ensemble:
+        logits(model, batch)
+        ((top, left, *_),) = ensemble.last.windows[0]
+    inside = torch.zeros(1, *SIZE, dtype=torch.bool)
+    inside[:, top : top + 32, left : left + 32] = True
+    found = ensemble.last.disagreement
+    assert found[inside].max() > 0 and (found[~inside] == 0).all()
+
+
 def test_a_cost_is_kept():
     model, batch = segmentor(**PYRAMID), images(1, (128, 128))
     for cost, states in ((1.0, 2), (1.4, 2), (1.4, 4), (2.5, 4)):
