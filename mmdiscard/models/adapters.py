@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import MMDiscardError
+from ..errors import MMDiscardError, UnsearchableModelError
 from ..execution import Levels
 from ..registry import ADAPTERS
 from ..subsampling import ImageInput
@@ -83,6 +83,13 @@ class ModelAdapter:
         """The module to search, from images ``(M, 3, H, W)`` to output levels."""
         return model.backbone
 
+    def check_inside(self) -> None:
+        """Check that anything but the image can be searched in models of this kind.
+
+        Raises:
+            UnsearchableModelError: if not.
+        """
+
     @staticmethod
     def has_independent_classes(model: nn.Module) -> bool:
         """Whether classes are independent decisions (sigmoid), rather than exclusive (softmax)."""
@@ -114,7 +121,8 @@ class ModelAdapter:
         """What the backbone receives for images of the model, ``(N, C, H, W)`` each.
 
         Raises:
-            MMDiscardError: if the model does not call its backbone with one tensor of images.
+            UnsearchableModelError: if the model does not call its backbone with one tensor of
+                images.
         """
         if self.whole or not self.changes_images:
             return images
@@ -123,7 +131,7 @@ class ModelAdapter:
         except LookupError:
             args, kwargs = (), {}
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
-            raise MMDiscardError(
+            raise UnsearchableModelError(
                 f'{type(self.model).__name__} does not call its backbone with one tensor of images '
                 '`backbone(images)`, so its states cannot be computed'
             )
@@ -414,6 +422,12 @@ class MultimodalAdapter(SegmentorAdapter):
     @staticmethod
     def called_module(model: nn.Module) -> nn.Module:
         return model.image_encoder
+
+    def check_inside(self) -> None:
+        raise UnsearchableModelError(
+            f'the head of {type(self.model).__name__} reads the image besides the features of its '
+            "encoder; set groups=['image']"
+        )
 
 
 def last_head(model: nn.Module) -> nn.Module:

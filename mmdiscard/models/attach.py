@@ -1,7 +1,7 @@
 """Putting an ensemble into a built model, with every mistake met before an image is."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..aggregation import Aggregator, Geometry, MergeTarget
-from ..errors import MMDiscardError
+from ..errors import MMDiscardError, UnsearchableModelError
 from ..execution import (
     DEFAULT_CACHE_BYTES,
     Levels,
@@ -48,7 +48,6 @@ from .unsure_windows import UnsureWindows
 from .wrappers import adapter_class, normalised_channels, unwrap
 
 PAPER_SEARCH = dict(type='GreedySearch', budget=10)
-KINDS = {True: 'dense predictions', False: 'classifiers'}
 
 
 def attach(
@@ -122,16 +121,39 @@ def attach(
     put_in = partial(
         _attach, model, adapter_type, search, aggregator, limits, self_test, where, uncertainty
     )
-    if not auto:
-        return put_in(options)
+    return _attach_auto(put_in, options, dense) if auto else put_in(options)
+
+
+def _attach_auto(
+    put_in: Callable[['_Options'], Ensemble], options: '_Options', dense: bool
+) -> Ensemble:
+    """Search the group that suits the model, or the image where none can be searched.
+
+    Raises:
+        MMDiscardError: if the settings do not fit, or the model does not run.
+    """
     try:
-        ensemble, why = put_in(options), f', the choice for {KINDS[dense]}'
-    except MMDiscardError as error:
-        why = f', displaced by {DEFAULT_PIXELS} pixels, as the backbone cannot be searched: {error}'
-        ensemble = put_in(replace(options, groups=[IMAGE]))
+        ensemble, why = put_in(options), auto_settings.REASONS[dense]
+    except UnsearchableModelError as error:
+        try:
+            ensemble = put_in(replace(options, groups=[IMAGE]))
+        except UnsearchableModelError:
+            raise error from None
+        # Errors go on with cures, which nobody needs here.
+        reason = str(error).partition('; ')[0]
+        why = f'displaced by {DEFAULT_PIXELS} pixels, because {reason}'
     names = ', '.join(group.name for group in ensemble.groups)
-    print_log(f"mmdiscard: groups='auto' searches {names}{why}", 'current')
+    print_log(f"mmdiscard: groups='auto' searches {names}: {why}", 'current')
     return ensemble
+
+
+@contextmanager
+def _inside_of_model() -> Iterator[None]:
+    """What goes wrong within says that the backbone cannot be searched."""
+    try:
+        yield
+    except MMDiscardError as error:
+        raise UnsearchableModelError(*error.args) from error
 
 
 def _attach(
@@ -162,7 +184,8 @@ def _attach(
         test = SelfTest(adapter, images, found.small_size, sample, restore) if self_test else None
         if test is not None:
             test.observe()
-        entries = _find_reentry_points(adapter, hooks, found)
+        with _inside_of_model():
+            entries = _find_reentry_points(adapter, hooks, found)
         probe = _HeadProbe(adapter, levels, images)
         cost_model = measure_cost(found, groups, probe.run)
         aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
@@ -198,10 +221,15 @@ def _searched(
         channels = options.in_channels or _channels_of(adapter, options.input_size, guesses)
         found = image_map(noise_image(adapter.backbone, options.input_size, channels))
     else:
-        found = map_subsampling(adapter.backbone, options.input_size, options.in_channels, expected)
+        with _inside_of_model():
+            adapter.check_inside()
+            found = map_subsampling(
+                adapter.backbone, options.input_size, options.in_channels, expected
+            )
     adapter.backbone_patch.channels_last = found.channels_last
     if options.groups == AUTO:
-        return found, choose_groups(found, adapter)
+        with _inside_of_model():
+            return found, choose_groups(found, adapter)
     return found, select_groups(found, options.groups, adapter.backbone)
 
 
@@ -219,6 +247,8 @@ def _channels_of(adapter: ModelAdapter, input_size: tuple[int, int], guesses: Se
 
 def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
     """A blank image as the model receives it, which may have more channels than its backbone's."""
+    if adapter.whole:  # then the two are the same
+        return blank_image(adapter.backbone, found.input_size, found.in_channels)
     backbone, size = adapter.backbone, found.input_size
     likely = (normalised_channels(adapter.model), found.in_channels)
     channels = [c for c in (*likely, *plausible_channels(backbone)) if c]
@@ -262,13 +292,13 @@ class _HeadProbe:
         """Compute logits.
 
         Raises:
-            MMDiscardError: if the model does not run on images of that size.
+            UnsearchableModelError: if the model does not run on images of that size.
         """
         try:
             context = self._adapter.default_context(self._images)
             self._logits = self._adapter.head(self._levels, self._images, context)
         except (RuntimeError, AssertionError, IndexError) as error:
-            raise MMDiscardError(
+            raise UnsearchableModelError(
                 f'the model does not run on an image of {tuple(self._images.shape[2:])}: {error}; '
                 'if another size would do, set `input_size` in `subsampling`'
             ) from error

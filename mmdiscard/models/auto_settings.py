@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..errors import MMDiscardError
+from ..errors import UnsearchableModelError
 from ..subsampling import SubsamplingGroup, SubsamplingMap, select_groups
 from ..subsampling.backbone import noise_image
 from .adapters import ModelAdapter
@@ -16,6 +16,11 @@ from .adapters import ModelAdapter
 AUTO = 'auto'
 SEARCH = dict(type='SpreadStates', budget=2)
 MOST_STRIDE = 8  # of the input of the group searched in a classifier, in pixels
+#: why a group is searched, by whether predictions are dense
+REASONS = {
+    True: 'the deepest group in front of every feature level that the head reads',
+    False: f'the deepest group whose input has a stride of at most {MOST_STRIDE} pixels',
+}
 
 
 def aggregator(dense: bool) -> dict:
@@ -34,7 +39,7 @@ def choose_groups(found: SubsamplingMap, adapter: ModelAdapter) -> Sequence[Subs
         adapter: of the model.
 
     Raises:
-        MMDiscardError: if there is no such group.
+        UnsearchableModelError: if there is no such group.
     """
     groups = select_groups(found, 'all')
     if adapter.dense:
@@ -43,7 +48,9 @@ def choose_groups(found: SubsamplingMap, adapter: ModelAdapter) -> Sequence[Subs
     else:
         groups = [g for g in groups if max(g.stride) <= MOST_STRIDE] or groups[:1]
     if not groups:
-        raise MMDiscardError('no group lies in front of all feature levels that the head reads')
+        raise UnsearchableModelError(
+            'no group lies in front of all feature levels that the head reads'
+        )
     return groups[-1:]
 
 

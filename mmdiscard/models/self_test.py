@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from ..errors import MMDiscardError
+from ..errors import UnsearchableModelError
 from ..execution import BackboneOutputs, Levels
 from ..search import FixedStates, Rows
 from ..subsampling.backbone import deepest
@@ -85,7 +85,8 @@ class SelfTest:
         """Check the attached model.
 
         Raises:
-            MMDiscardError: if an assumption does not hold; says which, and what can be done.
+            UnsearchableModelError: if an assumption does not hold; says which, and what can be
+                done.
         """
         if self._plain is None:
             return
@@ -121,18 +122,18 @@ class SelfTest:
         found = self._found(predict)
         self.adapter.changes_images = changed
         if not entered:
-            raise MMDiscardError(
+            raise UnsearchableModelError(
                 f'{self.name}.predict does not call `{self.adapter.entry_name}`, which mmdiscard '
                 f'replaces, so states would have no influence; let it call that. {SWITCH_OFF}'
             )
         if self._calls != entered and not self.adapter.whole:
-            raise MMDiscardError(
+            raise UnsearchableModelError(
                 f'{self.name} calls its backbone {self._calls / entered:g} times for one '
                 'prediction, as Siamese models do, and states of one call cannot stand for all; '
                 'this model cannot be attached to'
             )
         if len(found) != len(self._plain) or not all(map(same, found, self._plain)):
-            raise MMDiscardError(
+            raise UnsearchableModelError(
                 f'with one state, {self.name}.predict does not give what the model gives without '
                 'mmdiscard: something besides the head reads the features of the backbone, or '
                 f'changes its logits before `{self.adapter.entry_name}` returns them. Let '
@@ -159,7 +160,7 @@ class SelfTest:
         if found[where] < REFUSE_ABOVE:
             return
         names = ', '.join(group.name for group in pipeline.space.groups)
-        raise MMDiscardError(
+        raise UnsearchableModelError(
             f'displacing the groups {names} does not act like translating the image: {where} '
             f'the difference is {found[where]:.2f} of the effect; below {REFUSE_ABOVE} is right. '
             'Check each group with `mmdiscard.translation_oracle` and leave out those that fail, '
@@ -182,7 +183,7 @@ class SelfTest:
             displaced = adapter.features(image)
         # Again, after another image went through the backbone, and with other pixels for the model.
         if not same(logits, self._head(expected, 1 - self._noise)):
-            raise MMDiscardError(
+            raise UnsearchableModelError(
                 f'the logits of {self.name} depend on more than the output levels of its backbone: '
                 'a second encoder or a head that reads the image, or features that a forward hook '
                 'or an attribute carries past them. States would mix what belongs to different '

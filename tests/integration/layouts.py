@@ -71,6 +71,15 @@ def write_ade20k(root: Path) -> Path:
     return root
 
 
+def write_coco_stuff(root: Path) -> Path:
+    """``images/val2017`` and ``annotations/val2017`` with train ids, 255 for ignored."""
+    for name, image in photographs():
+        _save(image, root / 'images/val2017' / f'{name}.jpg')
+        labels = brightness_labels(image, num_labels=171, ignored=255)
+        _save(labels, root / 'annotations/val2017' / f'{name}_labelTrainIds.png')
+    return root
+
+
 WRITERS = {'imagenet': write_imagenet, 'cityscapes': write_cityscapes, 'ade20k': write_ade20k}
 
 

@@ -1,9 +1,6 @@
-"""Exact alignment with every head that mmseg ships.
+"""Exact alignment with every head that mmseg ships, by the translation oracle of `translation`.
 
-State ``s`` on an image, aligned exactly, equals the default state on the image translated by the
-displacement of ``s``, its output translated back: away from the borders, and after the head. The
-difference is measured against what the state changes at all, ``error / effect`` as in the
-translation oracle. Heads that look only around a pixel agree to float precision; those that look at
+Heads that look only around a pixel agree to float precision; those that look at
 the whole map see other borders, so they agree as far as these count for little.
 """
 
@@ -18,10 +15,10 @@ from mmengine.registry import DefaultScope
 from mmseg.models import decode_heads
 from mmseg.registry import MODELS
 from small_models import BN, randomize, segmentor_config
+from translation import deviation, noise_in_the_middle
 
 import mmdiscard
-from mmdiscard.aggregation.alignment import ExactAlignment, NoAlignment, translate
-from mmdiscard.subsampling import StateSpace
+from mmdiscard.aggregation.alignment import ExactAlignment, NoAlignment
 
 try:
     import mmcv.ops  # noqa: F401
@@ -205,45 +202,17 @@ def build(config):
     return built
 
 
-@torch.no_grad()
 def ratio(config, size, traced=(128, 128), align='exact'):
     """``error / effect`` of a state that takes another index than 0 in every group."""
     built = build(config)
     groups = mmdiscard.find_subsampling(built.backbone, input_size=traced)
-    state = torch.tensor([[1 + index % 3 for index in range(len(groups))]])
-    dy, dx = StateSpace(groups).displacement(state)[0].tolist()
-    canvas = noise_in_the_middle(size[0] + dy, size[1] + dx)
-    image = canvas[..., : size[0], : size[1]].contiguous()
-    default = plain(built, image)
-    expected = plain(built, canvas[..., dy:, dx:].contiguous())
-    expected = translate(expected, torch.tensor([[dy, dx]]) // (size[0] // expected.shape[2]))
-    with mmdiscard.attach(
+    return deviation(
         built,
+        size,
+        state=[1 + index % 3 for index in range(len(groups))],
         subsampling=dict(groups='all', input_size=traced),
-        search=dict(type='FixedStates', states=state.tolist()),
         aggregator=dict(type='AverageAggregator', on='logits', align=align),
-    ) as ensemble:
-        found = ensemble.predict(image)
-    return difference(found, expected) / difference(found, default)
-
-
-def plain(built, image):
-    shapes = ('ori_shape', 'img_shape', 'pad_shape')
-    return built.encode_decode(image, [dict.fromkeys(shapes, image.shape[2:])])
-
-
-def noise_in_the_middle(height, width):
-    """An image that is blank where its content moves over a border."""
-    canvas = torch.zeros(1, 3, height, width)
-    middle = canvas[..., height // 4 : height - height // 4, width // 4 : width - width // 4]
-    middle.normal_(generator=torch.Generator().manual_seed(0))
-    return canvas
-
-
-def difference(a, b):
-    """Mean absolute difference in the centre."""
-    h, w = a.shape[2:]
-    return float((a - b)[..., h // 3 : h - h // 3, w // 3 : w - w // 3].abs().mean())
+    )
 
 
 @pytest.mark.parametrize('name', LOCAL_HEADS)
@@ -299,17 +268,10 @@ def test_query_heads_need_mmdet(name):
 def test_of_san_the_image_is_searched():
     with DefaultScope.overwrite_default_scope('mmseg'):
         san = randomize(MODELS.build(small_san()))
-    canvas = noise_in_the_middle(130, 130)
-    image, translated = canvas[..., :128, :128].contiguous(), canvas[..., 2:, 2:].contiguous()
-    default, expected = plain(san, image), translate(plain(san, translated), torch.tensor([[2, 2]]))
-    last = dict(type='FixedStates', states=[[3]])
-    mean = dict(type='AverageAggregator', on='logits', align='exact')
     settings = dict(groups='auto', input_size=(128, 128))
-    with mmdiscard.attach(san, settings, last, mean) as ensemble:
+    with mmdiscard.attach(san, settings) as ensemble:
         assert [group.name for group in ensemble.groups] == ['image']
-        found = ensemble.predict(image)
-    assert difference(found, expected) < LOCAL * difference(found, default)
-    assert torch.equal(plain(san, image), default)
+    assert deviation(san, (128, 128), subsampling=settings) < LOCAL
 
 
 def small_san():

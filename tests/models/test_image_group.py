@@ -114,6 +114,21 @@ def test_nothing_has_to_be_set(make, name, align):
         assert type(ensemble.aggregator.alignment).__name__ == align
 
 
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(search=dict(type='SpreadStates', budget=9)), 'of the searched groups .layer2.0.'),
+        (dict(subsampling=dict(groups='auto', in_channels=5)), 'cannot be traced .* 5 channels'),
+        (dict(aggregator=dict(type='AverageAggregator', on='nose')), 'unknown `on`'),
+    ],
+    ids=['budget', 'channels', 'aggregator'],
+)
+def test_the_image_is_no_way_around_wrong_settings(settings, message):
+    settings = dict(subsampling=dict(groups='auto')) | settings
+    with pytest.raises(MMDiscardError, match=message):
+        mmdiscard.attach(segmentor(), **settings)
+
+
 def test_settings_of_before_keep_their_defaults():
     with mmdiscard.attach(classifier(), search=dict(type='GreedySearch', budget=3)) as ensemble:
         assert type(ensemble.aggregator).__name__ == 'EntropyAggregator'
