@@ -4,7 +4,8 @@ The threshold comes from the half of the images that chooses, as that of a gate 
 share of the images is less sure. Figures are of the other half.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -32,37 +33,57 @@ def unsureness(logits: np.ndarray, gate: str) -> np.ndarray:
     return top[:, 0] - top[:, 1]
 
 
-def rows(logits: Logits) -> list[dict]:
-    """A row per second look, gate and share."""
-    plain, report = logits.hits(PLAIN), ~logits.chooses
+def rows(models: Sequence[Logits]) -> list[dict]:
+    """A row per second look, gate and share.
+
+    Args:
+        models: logits for the same images; of several models, every image counts with its mean
+            over models, and each model has its own threshold.
+    """
+    report = ~models[0].chooses
+    plain = _mean(one.hits(PLAIN) for one in models)
+
+    def gain(hits: np.ndarray) -> tuple[float, float]:
+        found = paired_interval(plain[report].tolist(), hits[report].tolist())
+        return found.mean, found.half_width
+
     found = []
     for look in LOOKS:
-        after = logits.hits(look)
-        if after is None:
+        if any(one.hits(look) is None for one in models):
             continue
-        extra = logits.cost(PROCEDURES[look]) - 1
-        everywhere = paired_interval(plain[report].tolist(), after[report].tolist())
-        for gate in GATES:
-            unsure = unsureness(logits.mean((PLAIN,)), gate)
-            for share in SHARES:
-                threshold = np.quantile(unsure[logits.chooses], 1 - share)
-                looked = unsure > threshold
-                gated = np.where(looked, after, plain)
-                gain = paired_interval(plain[report].tolist(), gated[report].tolist())
-                found.append(
-                    dict(
-                        look=look,
-                        gate=gate,
-                        share=share,
-                        looked=float(looked[report].mean()),
-                        cost=float(1 + extra * looked[report].mean()),
-                        gain=(gain.mean, gain.half_width),
-                        whole=(everywhere.mean, everywhere.half_width),
-                        whole_cost=1 + extra,
-                        chosen_on=float((gated - plain)[logits.chooses].mean()),
-                    )
+        extra = float(np.mean([one.cost(PROCEDURES[look]) for one in models])) - 1
+        whole = gain(_mean(one.hits(look) for one in models))
+        for gate, share in product(GATES, SHARES):
+            unsure = [_least_sure(one, gate, share) for one in models]
+            hits = _mean(
+                np.where(where, one.hits(look), one.hits(PLAIN))
+                for one, where in zip(models, unsure, strict=True)
+            )
+            looked = _mean(unsure)
+            found.append(
+                dict(
+                    look=look,
+                    gate=gate,
+                    share=share,
+                    looked=float(looked[report].mean()),
+                    cost=float(1 + extra * looked[report].mean()),
+                    gain=gain(hits),
+                    whole=whole,
+                    whole_cost=1 + extra,
+                    chosen_on=float((hits - plain)[~report].mean()),
                 )
+            )
     return found
+
+
+def _mean(values: Iterable[np.ndarray]) -> np.ndarray:
+    return np.mean(list(values), axis=0)
+
+
+def _least_sure(logits: Logits, gate: str, share: float) -> np.ndarray:
+    """Whether an image is looked at again: ``(N,)`` bool, so many of those that choose."""
+    unsure = unsureness(logits.mean((PLAIN,)), gate)
+    return unsure > np.quantile(unsure[logits.chooses], 1 - share)
 
 
 def table(rows: Sequence[dict]) -> list[str]:

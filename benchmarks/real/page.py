@@ -11,7 +11,7 @@ from benchmarks.common.figures import pyplot, save_figure
 from benchmarks.common.files import read_results
 from mmdiscard.utils import write_text
 
-from . import classifier_report, segmentor_report
+from . import classifier_report, segmentor_report, uncertainty_report
 
 PAGE = Path('benchmarks/real/RESULTS.md')
 FIGURE = Path('docs/images/real.png')
@@ -22,8 +22,9 @@ SHOWN = {
 INTRODUCTION = """\
 # Real models on real images
 
-Made by `python -m benchmarks.real.page` from `segmentors.json` and `classifiers.json`. What the
-figures mean and how to repeat them is in [docs/results.md](../../docs/results.md).
+Made by `python -m benchmarks.real.page` from `segmentors.json`, `classifiers.json` and
+`uncertainty.json`. What the figures mean and how to repeat them is in
+[docs/results.md](../../docs/results.md).
 
 Costs are multiply-accumulates in plain forwards. *Mended* and *broken* are predictions (of images,
 or percent of pixels) that became right and wrong. *NLL* is the mean negative log likelihood, *ECE*
@@ -101,6 +102,7 @@ def main() -> int:
     segmentors = list(read_results(segmentor_report.JSON).values())
     classifiers = list(read_results(classifier_report.JSON).values())
     lines = [INTRODUCTION, *segmentor_sections(segmentors), '', *classifier_sections(classifiers)]
+    lines += ['', *uncertainty_report.sections(read_results(uncertainty_report.JSON))]
     write_text(PAGE, '\n'.join(lines) + '\n')
     draw(segmentors, FIGURE)
     return 0

@@ -6,6 +6,7 @@ Reads what `benchmarks.real.uncertainty` and `benchmarks.real.classifiers` wrote
 `benchmarks/real/uncertainty.json`.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ from .uncertainty import (
 )
 
 JSON = Path('benchmarks/real/uncertainty.json')
+#: second looks on the page; the JSON has all
+SHOWN = ('flip', 'flip, 2 states each')
 #: of classifiers: procedures of `classifier_report`, whose logits are averaged
 CLASSIFIED = ('plain', '2 states, second deepest', '4 states, second deepest', '3 states, both')
 CLASSIFIED += ('flip', 'flip, 2 states each, second')
@@ -131,7 +134,7 @@ def classifier(logits: Logits) -> dict:
         size=int(logits.size),
         images=len(counts),
         rows=list(risk_rows(CLASSIFIED, counts, calibration)),
-        gates=classifier_gates.rows(logits),
+        gates=classifier_gates.rows([logits]),
     )
 
 
@@ -197,21 +200,36 @@ def sections(results: Mapping) -> list[str]:
             f'of two states (cost {one["costs"]["pair"]:.2f}), *last group* of two states of that',
             f'group (cost {one["costs"]["last"]:.2f}); *errors* knows the labels.',
             '',
-            *tile_table(one['tiles']),
+            *tile_table([row for row in one['tiles'] if row['procedure'] in SHOWN]),
         ]
     for one in results['classifiers']:
         lines += ['', f'### {one["model"]}, {one["size"]} px, {one["images"]} images', '']
         lines += risk_table(one['rows'])
         lines += ['', *classifier_gates.INTRODUCTION, '', *classifier_gates.table(one['gates'])]
+    for one in results['pooled_gates']:
+        lines += ['', f'### Second looks, {one["size"]} px, mean of {", ".join(one["models"])}', '']
+        lines += [*classifier_gates.INTRODUCTION, '', *classifier_gates.table(one['gates'])]
     return lines
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Print the tables and write them as JSON; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--sizes', nargs='+', type=int, default=[160], help='of the classifiers')
+    args = parser.parse_args(argv)
     names = sorted(path.stem.removesuffix('_test') for path in OUT.glob('*_test.npz'))
+    of_size = {
+        size: [Logits(path) for path in sorted(LOGITS.glob(f'*_{size}_none.npz'))]
+        for size in args.sizes
+    }
     results = dict(
         segmentors=[segmentor(name) for name in names if (OUT / f'{name}_val.npz').is_file()],
-        classifiers=[classifier(Logits(path)) for path in sorted(LOGITS.glob('*_none.npz'))],
+        classifiers=[classifier(one) for ones in of_size.values() for one in ones],
+        pooled_gates=[
+            dict(size=size, models=[one.model for one in ones], gates=classifier_gates.rows(ones))
+            for size, ones in of_size.items()
+            if len(ones) > 1
+        ],
     )
     print('\n'.join(sections(results)))
     write_json(JSON, results)
