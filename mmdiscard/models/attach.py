@@ -111,9 +111,11 @@ def attach(
     auto = options.groups == AUTO
     dense = adapter_type.dense
     if not isinstance(search, Search):
-        same_for_all = auto or where is not None
+        same_for_all = auto or options.image_alone or where is not None
         search = build(SEARCHES, search or (auto_settings.SEARCH if same_for_all else PAPER_SEARCH))
-    default = auto_settings.aggregator(dense) if auto else adapter_type.default_aggregator
+    default = adapter_type.default_aggregator
+    if auto or options.image_alone:
+        default = auto_settings.aggregator(dense)
     aggregator = build(AGGREGATORS, aggregator or default)
     aggregator.check(dense)
     limits = MemoryLimits(max_rows, max_cache_bytes)
