@@ -152,12 +152,7 @@ class SubsamplingSearchHook(Hook):
         self._records = []
         if self.dump:
             _incomplete(runner, self.dump).unlink(missing_ok=True)
-        names = ', '.join(group.name for group in self.ensemble.groups)
-        windows = self.ensemble.windows
-        place = '' if windows is None else f' in {windows.describe(self.ensemble.input_size)}'
-        runner.logger.info(
-            f'mmdiscard: searching {self.ensemble.budget} states over {names}{place}'
-        )
+        runner.logger.info(f'mmdiscard: {_plan(self.ensemble)}')
 
     def _settings_for(self, model: Any, loader: DataLoader) -> dict[str, Any]:
         """The settings, with the size of the images that come unless one is set."""
@@ -182,6 +177,23 @@ class SubsamplingSearchHook(Hook):
                 write_text(Path(runner.log_dir) / self.dump, _lines(records))
         if self.dump:
             _incomplete(runner, self.dump).unlink(missing_ok=True)
+
+
+def _plan(ensemble: Ensemble) -> str:
+    """How many states of which groups are used, and what a budget is too small for."""
+    names = ', '.join(group.name for group in ensemble.groups)
+    windows = ensemble.windows
+    if windows is not None:
+        place = windows.describe(ensemble.input_size)
+        return f'searching {ensemble.budget} states over {names} in {place}'
+    if ensemble.budget > 1:
+        return f'searching {ensemble.budget} states over {names}'
+    prices = ensemble.prices
+    second = prices.root + min(map(prices.branch, range(len(ensemble.groups))))
+    return (
+        f'one state, so figures are those of the plain model; with a second state of {names} an '
+        f'image would cost {second:.2f} plain forwards'
+    )
 
 
 def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:

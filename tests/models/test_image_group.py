@@ -129,6 +129,15 @@ def test_the_image_is_no_way_around_wrong_settings(settings, message):
         mmdiscard.attach(segmentor(), **settings)
 
 
+@pytest.mark.parametrize('make', [unet, classifier])
+def test_nothing_else_has_to_be_set_for_the_image(make):
+    with mmdiscard.attach(make(), dict(groups=['image'])) as ensemble:
+        assert ensemble.budget == 2
+    four = dict(type='SpreadStates', budget=4)
+    with mmdiscard.attach(make(), dict(groups=['image']), four) as ensemble:
+        assert ensemble.budget == 4
+
+
 def test_settings_of_before_keep_their_defaults():
     with mmdiscard.attach(classifier(), search=dict(type='GreedySearch', budget=3)) as ensemble:
         assert type(ensemble.aggregator).__name__ == 'EntropyAggregator'
