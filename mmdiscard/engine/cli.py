@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mmengine.config import DictAction
 
 from ..errors import MMDiscardError
-from .launcher import leave_process_group
+from .launcher import leave_process_group, meet_processes
 
 #: exit code of a run that ended in a user's error; argparse uses the same
 USER_ERROR = 2
@@ -54,6 +54,7 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        meet_processes()
     except MMDiscardError as error:
         rank = os.environ.get('RANK', '0')
         if rank != '0':
