@@ -70,8 +70,18 @@ def probabilities_of(logits: Tensor, independent: bool = False) -> Tensor:
 
 
 def entropy_in_bits(probabilities: Tensor, independent: bool = False) -> Tensor:
-    """Entropy over classes: ``(M, K, ...)`` -> ``(M, ...)``; the mean over independent classes."""
+    """`entropy_in_nats` in bits."""
+    return entropy_in_nats(probabilities, independent) / math.log(2)
+
+
+def entropy_in_nats(probabilities: Tensor, independent: bool = False) -> Tensor:
+    """Entropy over classes: ``(M, K, ...)`` -> ``(M, ...)``.
+
+    Args:
+        probabilities: ``(M, K, ...)``; a single channel is a binary decision.
+        independent: whether every class is a binary decision; then the mean over classes.
+    """
     entropy = torch.special.entr(probabilities)
     if independent or probabilities.shape[1] == 1:
-        return (entropy + torch.special.entr(1 - probabilities)).mean(1) / math.log(2)
-    return entropy.sum(1) / math.log(2)
+        return (entropy + torch.special.entr(1 - probabilities)).mean(1)
+    return entropy.sum(1)

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 
 from mmengine.config import DictAction
+from mmengine.dist import barrier
 
 from ..errors import MMDiscardError
-from .launcher import leave_process_group, meet_processes
+from .launcher import leave_process_group
 
 #: exit code of a run that ended in a user's error; argparse uses the same
 USER_ERROR = 2
@@ -54,7 +55,7 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         main()
-        meet_processes()
+        barrier()  # gloo may abort a process that another one leaves early
     except MMDiscardError as error:
         rank = os.environ.get('RANK', '0')
         if rank != '0':

@@ -43,12 +43,6 @@ def on_cpu() -> bool:
     return get_device() == 'cpu'
 
 
-def meet_processes() -> None:
-    """Wait for the other processes: gloo may abort one that is left while it is still busy."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-
-
 def leave_process_group() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -13,7 +13,15 @@ from torch.utils.data import DataLoader
 
 from ..errors import MMDiscardError
 from ..execution import DEFAULT_CACHE_BYTES
-from ..models import Ensemble, SearchResult, UnsureWindows, attach, ensemble_of
+from ..models import (
+    Ensemble,
+    SearchResult,
+    UnsureWindows,
+    adapter_class,
+    attach,
+    ensemble_of,
+    unwrap,
+)
 from ..registry import AGGREGATORS, HOOKS, SEARCHES, build
 from ..utils import write_text
 from .checkpoint import WeightCheck, check_checkpoint
@@ -138,13 +146,12 @@ class SubsamplingSearchHook(Hook):
             left.detach()
         if self._drawn is not None:
             self._drawn.remove()
-        self.ensemble = attach(runner.model, **self._settings_for(runner.model, loader))
-        if self.uncertainty_dir and not self.ensemble.adapter.dense:
-            self.ensemble.detach()
+        if self.uncertainty_dir and not adapter_class(unwrap(runner.model)).dense:
             raise MMDiscardError(
                 "uncertainty_dir is for the maps of segmentors; a classifier's scores are in its "
                 'data samples, which --out writes'
             )
+        self.ensemble = attach(runner.model, **self._settings_for(runner.model, loader))
         if self.settings['uncertainty']:
             self._drawn = DrawnUncertainty(runner.visualizer)
         _attached_by_hooks.add(self.ensemble)

@@ -1,8 +1,10 @@
 """Summary of the search, logged at the end of a test."""
 
+import math
 import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 from ..execution import CostModel
 from ..subsampling import SubsamplingGroup
@@ -102,19 +104,15 @@ def _uneven(passes: Sequence[dict], divisor: tuple[int, int]) -> Iterator[str]:
 
 def _windows(passes: Sequence[dict]) -> Iterator[str]:
     """How much of the images was computed in more than the default state."""
-    windows = [entry['windows'] for entry in passes if 'windows' in entry]
-    if windows:
-        areas = [
+    looked = [entry for entry in passes if 'windows' in entry]
+    if looked:
+        count = fmean(len(entry['windows']) for entry in looked)
+        area = fmean(
             sum(height * width for _, _, height, width in entry['windows'])
-            / (entry['size'][0] * entry['size'][1])
-            for entry in passes
-            if 'windows' in entry
-        ]
-        count = sum(map(len, windows)) / len(windows)
-        yield (
-            f'  second look: {count:.2f} windows per image on average, '
-            f'{sum(areas) / len(areas):.1%} of its area'
+            / math.prod(entry['size'])
+            for entry in looked
         )
+        yield f'  second look: {count:.2f} windows per image on average, {area:.1%} of its area'
 
 
 def _segments(groups: Sequence[SubsamplingGroup], cost_model: CostModel) -> str:

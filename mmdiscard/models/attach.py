@@ -75,10 +75,11 @@ def attach(
             and ``in_channels`` (of the images; found out by default). Groups are ``'auto'`` where
             nothing else is set: one group by the kind of the model, or the image where its backbone
             cannot be searched; ``'inner'`` where a search or an aggregator is set.
-        search: config of a search; by default two spread states for ``groups='auto'`` and with
-            ``where``, else ``GreedySearch`` with budget 10.
-        aggregator: config of an aggregator; by default the mean of logits for ``groups='auto'``
-            and for segmentors (aligned exactly), else the paper's entropy weights on features.
+        search: config of a search; by default two spread states for ``groups='auto'``, for the
+            image alone and with ``where``, else ``GreedySearch`` with budget 10.
+        aggregator: config of an aggregator; by default the mean of logits for ``groups='auto'``,
+            for the image alone and for segmentors (aligned exactly), else the paper's entropy
+            weights on features.
         max_rows: at most so many rows (image times state) are in flight at once; default the batch
             size.
         max_cache_bytes: what is kept of earlier states for later ones takes at most so much memory;
@@ -109,13 +110,12 @@ def attach(
     nothing_set = search is None and aggregator is None
     options = _Options.of(subsampling or {}, AUTO if nothing_set else 'inner')
     auto = options.groups == AUTO
+    one_group = auto or options.image_alone
     dense = adapter_type.dense
     if not isinstance(search, Search):
-        same_for_all = auto or options.image_alone or where is not None
-        search = build(SEARCHES, search or (auto_settings.SEARCH if same_for_all else PAPER_SEARCH))
-    default = adapter_type.default_aggregator
-    if auto or options.image_alone:
-        default = auto_settings.aggregator(dense)
+        known = one_group or where is not None
+        search = build(SEARCHES, search or (auto_settings.SEARCH if known else PAPER_SEARCH))
+    default = auto_settings.aggregator(dense) if one_group else adapter_type.default_aggregator
     aggregator = build(AGGREGATORS, aggregator or default)
     aggregator.check(dense)
     limits = MemoryLimits(max_rows, max_cache_bytes)

@@ -9,6 +9,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import PixelData
 from torch import Tensor
 
+from ..aggregation.disagreement import probabilities_of
 from ..errors import MMDiscardError
 from .ensemble import Ensemble
 from .output_maps import in_image_frame, joined, results_of
@@ -82,8 +83,7 @@ def add_maps(
     for sample, disagreement in zip(samples, maps, strict=True):
         logits, labels = sample.seg_logits.data, sample.pred_sem_seg.data
         if len(logits) > 1:
-            independent = adapter.independent_classes
-            logits = logits.float().sigmoid() if independent else logits.float().softmax(0)
+            logits = probabilities_of(logits[None], adapter.independent_classes)[0]
         set_fields(sample, confidence_of(logits, labels), disagreement)
 
 

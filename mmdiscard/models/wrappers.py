@@ -22,10 +22,9 @@ def unwrap(model: Any) -> nn.Module:
         MMDiscardError: if there is none, or if it is inside a wrapper that does not call its
             `predict`.
     """
-    inner = model
-    while _adapter_of(inner) is None:
-        inner = _wrapped(inner)
-    return inner
+    for outer in wrappers_of(model):
+        model = _wrapped(outer)
+    return model
 
 
 def wrappers_of(model: Any) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..aggregation.aggregators import SMALLEST_WEIGHT
+from ..aggregation.disagreement import entropy_in_nats
 from ..errors import MMDiscardError
 from ..registry import MERGERS
 
@@ -221,9 +222,6 @@ def confidence(probabilities: Tensor, independent: bool = False) -> Tensor:
         independent: whether every class is a binary decision; then the mean over classes.
     """
     probabilities = probabilities.float()
-    if independent or len(probabilities) == 1:
-        binary = torch.stack([probabilities, 1 - probabilities])
-        entropy = torch.special.entr(binary).sum(0).mean(0) / math.log(2)
-    else:
-        entropy = torch.special.entr(probabilities).sum(0) / math.log(len(probabilities))
+    outcomes = 2 if independent or len(probabilities) == 1 else len(probabilities)
+    entropy = entropy_in_nats(probabilities[None], independent)[0] / math.log(outcomes)
     return (1 - entropy).clamp(min=SMALLEST_WEIGHT)
