@@ -64,6 +64,8 @@ UNET = dict(
 
 FCN_HEAD = dict(type='FCNHead', in_channels=32, in_index=3, channels=8, num_convs=1, num_classes=5)
 FCN_HEAD |= dict(norm_cfg=BN, align_corners=False, concat_input=False, dropout_ratio=0.0)
+BINARY_HEAD = FCN_HEAD | dict(num_classes=2, out_channels=1, threshold=0.3)
+MULTI_LABEL_HEAD = dict(type='MultiLabelLinearClsHead', num_classes=7, in_channels=32)
 SEGFORMER_HEAD = dict(type='SegformerHead', in_channels=[8, 8, 16, 16], in_index=[0, 1, 2, 3])
 SEGFORMER_HEAD |= dict(
     channels=8, num_classes=5, norm_cfg=BN, align_corners=False, dropout_ratio=0.0

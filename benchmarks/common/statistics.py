@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.stats import t as student
 
 
@@ -24,6 +25,11 @@ class Interval:
         if math.isnan(self.half_width):
             return f'{self.mean:+.2f}'
         return f'{self.mean:+.2f} ± {self.half_width:.2f}'
+
+
+def image_draws(images: int, draws: int) -> np.ndarray:
+    """How often every image is drawn, with replacement: ``(draws, images)``, for a bootstrap."""
+    return np.random.default_rng(0).multinomial(images, [1 / images] * images, size=draws)
 
 
 def paired_interval(before: Sequence[float], after: Sequence[float]) -> Interval:

@@ -6,6 +6,8 @@ be drawn again for intervals.
 
 import numpy as np
 
+from benchmarks.common.statistics import image_draws
+
 BINS = 1024
 SMALLEST = 1e-7
 LARGEST = 4.0  # bits of entropy of 16 classes
@@ -52,8 +54,7 @@ def interval(before: np.ndarray, after: np.ndarray, draws: int = 500) -> tuple[f
         draws: how often images are drawn.
     """
     count = len(before)
-    weights = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=draws)
-    weights = np.concatenate([np.ones((1, count)), weights])
+    weights = np.concatenate([np.ones((1, count)), image_draws(count, draws)])
     areas = [
         area_under_risk_coverage((weights @ one.reshape(count, -1)).reshape(-1, 2, BINS))
         for one in (before, after)

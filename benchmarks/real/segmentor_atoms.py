@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,31 +61,40 @@ class SegmentorAtoms:
 
     def __init__(self, config: Config, checkpoint: Path) -> None:
         init_default_scope('mmseg')
-        self.model = build(config, checkpoint)
+        self._build = partial(build, config, checkpoint)
+        self.model = self._build()
         found = mmdiscard.find_subsampling(self.model.backbone, input_size=(384, 480))
         self.groups = range(len(found))
         self.ensembles = {
             group: mmdiscard.attach(
-                build(config, checkpoint),
+                self._build(),
                 subsampling=dict(groups=[group], input_size=(384, 480)),
                 search=dict(type='SpreadStates', budget=4),
                 aggregator=EXACT,
             )
             for group in self.groups
         }
-        self.paper = mmdiscard.attach(build(config, checkpoint), **PAPER)
         read = self._levels_read()
         self.auto = max(g for g in self.groups if read <= set(found[g].levels))
-        self.features = mmdiscard.attach(
-            build(config, checkpoint),
-            subsampling=dict(groups=[self.auto], input_size=(384, 480)),
-            search=dict(type='SpreadStates', budget=2),
-            aggregator=dict(type='AverageAggregator', on='features', align='bilinear'),
-        )
         self.costs = {
             group: (ensemble.prices.of([[0], [3]]), ensemble.prices.of([[0], [1], [2], [3]]))
             for group, ensemble in self.ensembles.items()
         }
+
+    @cached_property
+    def paper(self) -> Ensemble:
+        """With the paper's settings."""
+        return mmdiscard.attach(self._build(), **PAPER)
+
+    @cached_property
+    def features(self) -> Ensemble:
+        """Two states of the group `auto`, their features averaged."""
+        return mmdiscard.attach(
+            self._build(),
+            subsampling=dict(groups=[self.auto], input_size=(384, 480)),
+            search=dict(type='SpreadStates', budget=2),
+            aggregator=dict(type='AverageAggregator', on='features', align='bilinear'),
+        )
 
     def _levels_read(self) -> set[int]:
         adapter = self.ensembles[0].adapter

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.statistics import image_draws
 from benchmarks.common.tables import markdown_table
 from mmdiscard.utils import write_json
 
@@ -71,9 +72,7 @@ class Trainings:
         self.arrays = {
             key: np.stack([one[key] for one in loaded]) for key in loaded[0] if key != 'about'
         }
-        images = self.arrays['confusion'].shape[2]
-        draw = np.random.default_rng(0)
-        self.weights = draw.multinomial(images, [1 / images] * images, size=DRAWS)
+        self.weights = image_draws(self.arrays['confusion'].shape[2], DRAWS)
 
     def confusion(self, name: str) -> np.ndarray:
         """``(seeds, images, K, K)``."""

@@ -9,8 +9,10 @@ Writes `work_dirs/real/segmentors/NAME_SPLIT.npz`, statistics per procedure and 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ COMPARED += ('plain and smaller flip', 'three sizes')
 #: upper limits: area of an object in pixels, distance of a pixel from the next label in pixels
 AREAS = (100, 1000, 10_000)
 DISTANCES = (2, 8)
+Atoms = TypeVar('Atoms', bound=SegmentorAtoms)
 Procedure = list[tuple[str, ...]]  # per view, the atoms whose logits are averaged
 
 
@@ -138,7 +141,12 @@ class Statistics:
         self.labels = labels[self.counted]
         self.plain = plain.argmax(0)
         self.entropy = -(plain * plain.clamp(min=1e-12).log()).sum(0)
-        self.place = places(labels, self.classes)[self.counted]
+        self._all_labels = labels
+
+    @cached_property
+    def place(self) -> Tensor:
+        """`places` of the counted pixels."""
+        return places(self._all_labels, self.classes)[self.counted]
 
     def confusion(self, prediction: Tensor) -> np.ndarray:
         """Counts ``(K, K)`` of label and prediction ``(H, W)``."""
@@ -170,24 +178,24 @@ class Statistics:
             [which.bincount(minlength=number) for which in (self.place, right)]
         ).numpy()
 
-    def in_tiles(self, probabilities: Tensor) -> np.ndarray:
-        """Confusions ``(tile sizes, shares, K, K)``, the procedure used in unsure tiles alone."""
-        prediction = probabilities.argmax(0)
+    def in_tiles(self, prediction: Tensor, tiles: Sequence[Sequence[Tensor]]) -> np.ndarray:
+        """Confusions ``(tile sizes, shares, K, K)``, a procedure used in unsure tiles alone.
+
+        Args:
+            prediction: ``(H, W)`` of the procedure.
+            tiles: masks ``(H, W)``, see `tile_masks`.
+        """
         return np.stack(
             [
-                np.stack(
-                    [
-                        self.confusion(
-                            torch.where(
-                                unsure_tiles(self.entropy, tile, share), prediction, self.plain
-                            )
-                        )
-                        for share in TILE_SHARES
-                    ]
-                )
-                for tile in TILES
+                [self.confusion(torch.where(mask, prediction, self.plain)) for mask in masks]
+                for masks in tiles
             ]
         )
+
+
+def tile_masks(score: Tensor) -> list[list[Tensor]]:
+    """`unsure_tiles` of every size in `TILES` and every share in `TILE_SHARES`."""
+    return [[unsure_tiles(score, tile, share) for share in TILE_SHARES] for tile in TILES]
 
 
 def unsure_tiles(score: Tensor, tile: int, share: float) -> Tensor:
@@ -209,13 +217,14 @@ def unsure_tiles(score: Tensor, tile: int, share: float) -> Tensor:
 def statistics_of(atoms: Mapping[str, Tensor], labels: Tensor, named: Mapping[str, Procedure]):
     """Arrays ``(P, ...)`` of one image."""
     statistics = Statistics(labels, merged(atoms, named[PLAIN]))
+    masks = tile_masks(statistics.entropy)
     rows, tiles, by_place, predictions = [], [], [], {}
     for name, procedure in named.items():
         probabilities = merged(atoms, procedure)
         rows.append(statistics.of(probabilities))
         predictions[name] = probabilities.argmax(0)
         if name in COMPARED:
-            tiles.append(statistics.in_tiles(probabilities))
+            tiles.append(statistics.in_tiles(predictions[name], masks))
         if name in (PLAIN, *COMPARED):
             by_place.append(statistics.by_place(predictions[name]))
     arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
@@ -243,20 +252,38 @@ def images_of(config: Config, split: str) -> Iterator[tuple[list, Tensor]]:
         yield views, views[2]['data_samples'][0].gt_sem_seg.data[0].long()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+def statistics_of_images(
+    argv: list[str] | None,
+    description: str,
+    out: Path,
+    make_atoms: Callable[[Config, Path], Atoms],
+    make: Callable[[Atoms, list, Tensor], Mapping[str, np.ndarray]],
+    step: int = 1,
+) -> tuple[Atoms, list[dict[str, np.ndarray]], Path]:
+    """Arrays of every image of a split, kept in a file each, so that a run can go on.
+
+    Args:
+        argv: command line: config, checkpoint, ``--split`` and ``--step``.
+        description: of the command.
+        out: folder of the results.
+        make_atoms: from config and checkpoint.
+        make: arrays from atoms, the views of an image and its labels.
+        step: default of ``--step``.
+
+    Returns:
+        The atoms, the arrays of all images, and the file for what is made of them.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', type=Path)
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('--split', choices=('val', 'test'), default='test')
-    parser.add_argument('--step', type=int, default=1, help='every so many images')
+    parser.add_argument('--step', type=int, default=step, help='every so many images')
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     config = Config.fromfile(args.config)
-    atoms = SegmentorAtoms(config, args.checkpoint)
-    named = procedures(atoms.auto, list(atoms.groups))
+    atoms = make_atoms(config, args.checkpoint)
     name = f'{args.checkpoint.stem}_{args.split}'
-    kept = OUT / name
+    kept = out / name
     kept.mkdir(parents=True, exist_ok=True)
     total = len(list((Path(config.data_root) / 'labels' / args.split).iterdir()))
     progress = Progress(-(-total // args.step), f'images of {name}')
@@ -266,13 +293,28 @@ def main(argv: list[str] | None = None) -> int:
         path = kept / f'{index:04d}.npz'
         if not path.is_file():
             with torch.no_grad():
-                np.savez(path, **statistics_of(dict(atoms.of(views)), labels, named))
+                np.savez_compressed(path, **make(atoms, views, labels))
         progress.step()
-    paths = sorted(kept.glob('*.npz'))
-    loaded = [dict(np.load(path)) for path in paths]
-    about = dict(procedures=list(named), auto=atoms.auto, costs=atoms.costs)
+    loaded = [dict(np.load(path)) for path in sorted(kept.glob('*.npz'))]
+    return atoms, loaded, out / f'{name}.npz'
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+
+    def named(atoms: SegmentorAtoms) -> dict[str, Procedure]:
+        return procedures(atoms.auto, list(atoms.groups))
+
+    atoms, loaded, path = statistics_of_images(
+        argv,
+        __doc__.split('\n')[0],
+        OUT,
+        SegmentorAtoms,
+        lambda atoms, views, labels: statistics_of(dict(atoms.of(views)), labels, named(atoms)),
+    )
+    about = dict(procedures=list(named(atoms)), auto=atoms.auto, costs=atoms.costs)
     arrays = {key: np.stack([one[key] for one in loaded], axis=1) for key in loaded[0]}
-    np.savez_compressed(OUT / f'{name}.npz', about=json.dumps(about), **arrays)
+    np.savez_compressed(path, about=json.dumps(about), **arrays)
     return 0
 
 

@@ -6,7 +6,6 @@ Writes `work_dirs/real/uncertainty/NAME_SPLIT.npz`, from which `benchmarks.real.
 makes tables. An interrupted run goes on with the next image.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,19 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from torch import Tensor
 
 from mmdiscard.aggregation import Disagreement
 from mmdiscard.aggregation.disagreement import entropy_in_bits
-from mmdiscard.utils import Progress
 
 from .risk import histogram
 from .segmentor_atoms import VIEWS, SegmentorAtoms
-from .segmentors import TILE_SHARES, TILES, Statistics, images_of, unsure_tiles
+from .segmentors import PLAIN, Statistics, statistics_of_images, tile_masks
 
 OUT = Path('work_dirs/real/uncertainty')
-PLAIN = 'plain'
 #: what is merged: of every view, logits of states are averaged, then probabilities of views
 PROCEDURES: dict[str, list[tuple[str, ...]]] = {
     PLAIN: [('plain',)],
@@ -101,67 +97,32 @@ def statistics_of(atoms: Mapping[str, Tensor], labels: Tensor) -> dict[str, np.n
         'disagreement, last group': disagreement([plain, atoms['last 3'].softmax(0)]),
         'errors': (counted & (predictions[PLAIN] != labels)).float(),
     }
+    tiles = []
+    for name in RANKINGS:
+        masks = tile_masks(rankings[name])
+        tiles.append([statistics.in_tiles(predictions[look], masks) for look in SECOND_LOOKS])
     return dict(
         counts=np.stack(counts),
         gap=np.stack(gaps),
         confusion=np.stack(confusions),
-        tiles=np.stack([in_tiles(statistics, rankings[name], predictions) for name in RANKINGS]),
-    )
-
-
-def in_tiles(
-    statistics: Statistics, score: Tensor, predictions: Mapping[str, Tensor]
-) -> np.ndarray:
-    """Confusions ``(second looks, tile sizes, shares, K, K)``, second looks in unsure tiles alone.
-
-    Args:
-        statistics: of the image.
-        score: ``(H, W)``, higher is less sure; the tiles with the highest mean are taken.
-        predictions: ``(H, W)`` by name of the procedure.
-    """
-    chosen = [[unsure_tiles(score, tile, share) for share in TILE_SHARES] for tile in TILES]
-    return np.stack(
-        [
-            [
-                [
-                    statistics.confusion(torch.where(where, predictions[name], statistics.plain))
-                    for where in row
-                ]
-                for row in chosen
-            ]
-            for name in SECOND_LOOKS
-        ]
+        tiles=np.stack(tiles),
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('config', type=Path)
-    parser.add_argument('checkpoint', type=Path)
-    parser.add_argument('--split', choices=('val', 'test'), default='test')
-    parser.add_argument('--step', type=int, default=6, help='every so many images')
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    config = Config.fromfile(args.config)
-    atoms = UncertaintyAtoms(config, args.checkpoint)
-    name = f'{args.checkpoint.stem}_{args.split}'
-    kept = OUT / name
-    kept.mkdir(parents=True, exist_ok=True)
-    total = len(list((Path(config.data_root) / 'labels' / args.split).iterdir()))
-    progress = Progress(-(-total // args.step), f'images of {name}')
-    for index, (views, labels) in enumerate(images_of(config, args.split)):
-        if index % args.step:
-            continue
-        path = kept / f'{index:04d}.npz'
-        if not path.is_file():
-            np.savez_compressed(path, **statistics_of(dict(atoms.of(views)), labels))
-        progress.step()
-    loaded = [dict(np.load(path)) for path in sorted(kept.glob('*.npz'))]
+    atoms, loaded, path = statistics_of_images(
+        argv,
+        __doc__.split('\n')[0],
+        OUT,
+        UncertaintyAtoms,
+        lambda atoms, views, labels: statistics_of(dict(atoms.of(views)), labels),
+        step=6,
+    )
     last = max(atoms.groups)
     about = dict(pair=atoms.costs[atoms.auto][0], last=atoms.costs[last][0])
     arrays = {key: np.stack([one[key] for one in loaded]) for key in loaded[0]}
-    np.savez_compressed(OUT / f'{name}.npz', about=json.dumps(about), **arrays)
+    np.savez_compressed(path, about=json.dumps(about), **arrays)
     return 0
 
 

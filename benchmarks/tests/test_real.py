@@ -19,7 +19,7 @@ from benchmarks.real import classifier_report, prepare_camvid, segmentor_report
 from benchmarks.real.classifiers import displaced
 from benchmarks.real.convert_weights import timm_names
 from benchmarks.real.segmentor_atoms import moved
-from benchmarks.real.segmentors import Statistics, merged, places, procedures
+from benchmarks.real.segmentors import Statistics, merged, places, procedures, tile_masks
 
 DATA = os.environ.get('MMDISCARD_REAL_DATA')
 
@@ -47,7 +47,9 @@ def test_tiles_take_the_procedure_where_the_plain_model_is_unsure():
     plain = torch.full((3, 60, 120), 1 / 3)
     plain[:, :, 60:] = torch.tensor([0.0, 1.0, 0.0])[:, None, None]  # sure, and wrong
     right = logits_of(labels).softmax(0)
-    half = Statistics(labels, plain).in_tiles(right)[0, 4]  # one of two tiles
+    statistics = Statistics(labels, plain)
+    masks = tile_masks(statistics.entropy)
+    half = statistics.in_tiles(right.argmax(0), masks)[0, 4]  # one of two tiles
     assert half[0].tolist() == [3600, 3600, 0]
 
 

@@ -55,28 +55,26 @@ def write_imagenet(root: Path) -> Path:
 
 def write_cityscapes(root: Path) -> Path:
     """``leftImg8bit/val/<city>`` and ``gtFine/val/<city>`` with train ids, 255 for ignored."""
-    for name, image in photographs():
-        _save(image, root / 'leftImg8bit/val/hangzhou' / f'{name}_leftImg8bit.png')
-        labels = brightness_labels(image, num_labels=19, ignored=255)
-        _save(labels, root / 'gtFine/val/hangzhou' / f'{name}_gtFine_labelTrainIds.png')
-    return root
+    image, label = 'leftImg8bit/val/hangzhou/{}_leftImg8bit.png', 'gtFine/val/hangzhou/{}'
+    return _write_pairs(root, image, f'{label}_gtFine_labelTrainIds.png', 19, 255)
 
 
 def write_ade20k(root: Path) -> Path:
     """``images/validation`` and ``annotations/validation``, labels 1 .. 150 and 0 for ignored."""
-    for name, image in photographs():
-        _save(image, root / 'images/validation' / f'{name}.jpg')
-        labels = brightness_labels(image, num_labels=150, ignored=0)
-        _save(labels, root / 'annotations/validation' / f'{name}.png')
-    return root
+    return _write_pairs(root, 'images/validation/{}.jpg', 'annotations/validation/{}.png', 150, 0)
 
 
 def write_coco_stuff(root: Path) -> Path:
     """``images/val2017`` and ``annotations/val2017`` with train ids, 255 for ignored."""
+    label = 'annotations/val2017/{}_labelTrainIds.png'
+    return _write_pairs(root, 'images/val2017/{}.jpg', label, 171, 255)
+
+
+def _write_pairs(root: Path, image_path: str, label_path: str, classes: int, ignored: int) -> Path:
     for name, image in photographs():
-        _save(image, root / 'images/val2017' / f'{name}.jpg')
-        labels = brightness_labels(image, num_labels=171, ignored=255)
-        _save(labels, root / 'annotations/val2017' / f'{name}_labelTrainIds.png')
+        _save(image, root / image_path.format(name))
+        labels = brightness_labels(image, num_labels=classes, ignored=ignored)
+        _save(labels, root / label_path.format(name))
     return root
 
 

@@ -7,7 +7,9 @@ import torch
 from mmpretrain.models import AverageClsScoreTTA
 from mmseg.models import SegTTAModel
 from small_models import (
+    BINARY_HEAD,
     FCN_HEAD,
+    MULTI_LABEL_HEAD,
     classifier,
     cls_samples,
     images,
@@ -23,9 +25,7 @@ from mmdiscard.tta import DiscardClsTTA, DiscardSegTTA
 
 EXACT = dict(type='AverageAggregator', on='logits', align='exact')
 FOUR = dict(type='SpreadStates', budget=4)
-BINARY = FCN_HEAD | dict(num_classes=2, out_channels=1, threshold=0.3)
 SIGMOID = FCN_HEAD | dict(loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))
-MULTI_LABEL = dict(type='MultiLabelLinearClsHead', num_classes=7, in_channels=32)
 PAPER = dict(type='EntropyAggregator', on='features', align='bilinear')
 SLIDE = dict(mode='slide', crop_size=(48, 48), stride=(32, 32))
 RESIZED = dict(ori_shape=(50, 70), padding_size=[0, 4, 0, 2])
@@ -102,7 +102,7 @@ def test_bare_images_of_a_segmentor():
     torch.testing.assert_close(sample.disagreement.data, ensemble.last.disagreement)
 
 
-@pytest.mark.parametrize('head', [BINARY, SIGMOID], ids=['one channel', 'sigmoid'])
+@pytest.mark.parametrize('head', [BINARY_HEAD, SIGMOID], ids=['one channel', 'sigmoid'])
 def test_confidence_is_the_probability_of_the_predicted_class(head):
     settings = dict(subsampling=dict(groups=[0]), search=FOUR, aggregator=EXACT)
     found, *_ = predicted(segmentor(head=head), resized, **settings)
@@ -129,7 +129,7 @@ def test_scores_of_a_classifier(aggregator, search):
 
 def test_scores_of_a_multi_label_classifier():
     settings = dict(search=FOUR, aggregator=dict(type='AverageAggregator', on='logits'))
-    found, *_ = predicted(classifier(head=MULTI_LABEL), cls_samples, **settings)
+    found, *_ = predicted(classifier(head=MULTI_LABEL_HEAD), cls_samples, **settings)
     for sample in found:
         score = sample.pred_score
         torch.testing.assert_close(sample.confidence, torch.maximum(score, 1 - score).mean()[None])

@@ -11,7 +11,9 @@ from mmpretrain.models import AverageClsScoreTTA
 from mmpretrain.structures import MultiTaskDataSample
 from mmseg.models import SegTTAModel
 from small_models import (
+    BINARY_HEAD,
     FCN_HEAD,
+    MULTI_LABEL_HEAD,
     classifier,
     cls_samples,
     images,
@@ -29,8 +31,6 @@ from mmdiscard.tta.fitted_mergers import MergerFile
 from mmdiscard.tta.labelled_views import row_reader
 from mmdiscard.tta.view_output import read_segmentor
 
-BINARY = FCN_HEAD | dict(num_classes=2, out_channels=1, threshold=0.3)
-MULTI_LABEL = dict(type='MultiLabelLinearClsHead', num_classes=7, in_channels=32)
 MERGERS = ['MeanMerger', 'EntropyMerger']
 SLIDE = dict(mode='slide', crop_size=(48, 48), stride=(32, 32))
 
@@ -100,7 +100,7 @@ def test_segmentor_keeps_probabilities_that_sum_to_one(merger):
 
 @torch.no_grad()
 def test_binary_probabilities_are_merged_as_they_are():
-    model = segmentor(head=BINARY)
+    model = segmentor(head=BINARY_HEAD)
     tta = DiscardSegTTA(model)
     views = [
         model.test_step(dict(inputs=inputs, data_samples=samples))
@@ -305,7 +305,7 @@ def test_weights_of_pixels_go_the_way_of_their_logits():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('head', [FCN_HEAD, BINARY], ids=['classes', 'binary'])
+@pytest.mark.parametrize('head', [FCN_HEAD, BINARY_HEAD], ids=['classes', 'binary'])
 @pytest.mark.parametrize('windows', [None, (0, 16)], ids=['whole', 'slide'])
 def test_weights_of_pixels_are_post_processed_as_logits_are(windows, head):
     model = segmentor(head=head, test_cfg=SLIDE if windows else dict(mode='whole'))
@@ -346,7 +346,7 @@ def test_one_state_alone_leaves_views_to_their_own_weights():
 
 # ------------------------------------------------------------------------------ multi-label heads
 def multi_label(**head):
-    model = classifier(head=MULTI_LABEL | head)
+    model = classifier(head=MULTI_LABEL_HEAD | head)
     model.head.fc.weight.data *= 0.05  # so that no class is certain
     return model
 

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from small_models import FCN_HEAD, classifier, cls_samples, images, seg_samples, segmentor
+from small_models import (
+    BINARY_HEAD,
+    classifier,
+    cls_samples,
+    images,
+    seg_samples,
+    segmentor,
+)
 
 import mmdiscard
 from mmdiscard.aggregation import Disagreement
@@ -10,11 +17,10 @@ from mmdiscard.models.uncertainty import fields_of
 from mmdiscard.models.views import split_views
 from mmdiscard.tta import DiscardClsTTA, DiscardSegTTA
 
-BINARY = FCN_HEAD | dict(num_classes=2, out_channels=1, threshold=0.3)
 KINDS = {
     'classifier': (classifier, DiscardClsTTA),
     'segmentor': (segmentor, DiscardSegTTA),
-    'binary segmentor': (lambda: segmentor(head=BINARY), DiscardSegTTA),
+    'binary segmentor': (lambda: segmentor(head=BINARY_HEAD), DiscardSegTTA),
 }
 GREEDY = dict(type='GreedySearch', budget=3)
 AVERAGE = dict(type='AverageAggregator', on='logits')
