@@ -1,4 +1,4 @@
-"""What users call; re-exported by the package."""
+"""Functions for users, re-exported by the package."""
 
 from collections.abc import Sequence
 from typing import Any

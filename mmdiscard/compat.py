@@ -1,4 +1,4 @@
-"""What makes one code base run on both distributions of the OpenMMLab stack.
+"""Compatibility with both distributions of the OpenMMLab stack.
 
 OpenMMLab's own releases and OneDL's maintained builds share their import names (``mmengine``,
 ``mmcv``, ``mmpretrain``, ``mmseg``) but not the names they are installed under. Two things depend

@@ -21,7 +21,7 @@ SMALLEST_WEIGHT = 1e-6
 
 
 class MergeStage:
-    """Says what is merged: features before the head, or logits after it."""
+    """The stage at which states are merged: features before the head, or logits after it."""
 
     #: whether the head runs once, on the merged features, instead of once per state
     head_after = False
@@ -37,7 +37,7 @@ class MergeStage:
         raise NotImplementedError
 
     def shift(self, outputs: RowOutputs) -> Tensor | None:
-        """Whole cells ``(M, 2)`` by which values and weights are moved; None if they stay."""
+        """Whole cells ``(M, 2)`` to translate values and weights by; None for none."""
         return None
 
     def logits(self, merged: tuple[Tensor, ...], head: Callable[[Levels], Tensor]) -> Tensor:
@@ -104,7 +104,7 @@ STAGES = {'features': FeatureStage, 'logits': LogitStage}
 
 @dataclass(frozen=True)
 class MergeTarget:
-    """What a learned aggregator needs to know of a model.
+    """The tensors that are merged, as a learned aggregator needs to know them.
 
     Attributes:
         geometry: of the searched groups.
@@ -166,7 +166,7 @@ class Aggregator:
             )
 
     def prepare(self, describe: Callable[[], MergeTarget]) -> None:
-        """Prepare for a model. Aggregators without parameters have nothing to prepare.
+        """Prepare for a model, such as building parameters of its sizes; does nothing by default.
 
         Args:
             describe: returns the `MergeTarget` of the model.

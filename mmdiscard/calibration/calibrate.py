@@ -21,7 +21,7 @@ from .state_calibration import StateCalibration
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """What to calibrate, and on which images.
+    """Settings of a calibration: what is chosen, and on which images.
 
     Attributes:
         config: path of the config, for the notes in the file.

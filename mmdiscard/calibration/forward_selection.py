@@ -110,7 +110,7 @@ class ForwardSelection:
         return self.steps[: losses.index(min(losses)) + 1]
 
     def _rank(self, candidates: Sequence[State], losses: np.ndarray) -> np.ndarray:
-        """How good each candidate is, higher is better."""
+        """Score of each candidate, higher is better."""
         losses = np.where(np.isfinite(losses), losses, np.inf)
         if self.budget.cost is None or not self.steps:
             return -losses

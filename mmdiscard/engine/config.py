@@ -1,4 +1,4 @@
-"""Reading a config, checking it, and changing it as the flags of a test say."""
+"""Read a config, check it, and apply the command line flags of a test."""
 
 import argparse
 import os
@@ -45,7 +45,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def apply_options(cfg: Config, options: Mapping | None, path: str) -> None:
-    """Override settings as ``--cfg-options`` say.
+    """Apply the overrides of ``--cfg-options``.
 
     Raises:
         MMDiscardError: An override does not fit.
@@ -99,7 +99,7 @@ def config_file(path: str) -> str:
 
 
 def _similar(package: str, name: str, configs: Path) -> str:
-    """What the user may have meant, to be put behind a message."""
+    """A suggestion of similar names, appended to an error message."""
     names = [file.relative_to(configs).as_posix() for file in configs.glob('*/*.py')]
     by_file = {Path(one).name: one for one in names}
     near = get_close_matches(Path(name).with_suffix('.py').name, by_file, n=2, cutoff=0.8)
@@ -111,7 +111,7 @@ def _similar(package: str, name: str, configs: Path) -> str:
 
 
 def package_of(cfg: Config, path: str) -> str:
-    """Which package the config is made for, 'mmpretrain' or 'mmseg', by its ``default_scope``.
+    """The package that the config is made for, 'mmpretrain' or 'mmseg', by its ``default_scope``.
 
     Raises:
         MMDiscardError: It is made for neither.
@@ -128,7 +128,7 @@ def package_of(cfg: Config, path: str) -> str:
 
 
 def prepare_dataloaders(cfg: Config, no_pin_memory: bool = False) -> None:
-    """Make every data loader of ``cfg`` one that its package and PyTorch accept.
+    """Set what the package and PyTorch require of every data loader in ``cfg``.
 
     MMPretrain's models want images stacked by the collate function, and its own tools set that,
     not its configs. Options of worker processes are an error in PyTorch when there are none.

@@ -1,4 +1,4 @@
-"""A config's model with its weights, ready to be attached to, outside of a test loop."""
+"""Load the model of a config with its weights, to be used outside of a test loop."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ def build_runner(cfg: Config, check_weights: bool = True) -> Runner:
 
 
 def search_settings(cfg: Config) -> dict[str, Any]:
-    """What the config's `SubsamplingSearchHook` hands to `mmdiscard.attach`.
+    """The arguments that the config's `SubsamplingSearchHook` passes to `mmdiscard.attach`.
 
     Raises:
         MMDiscardError: if it has no such hook.
@@ -92,7 +92,7 @@ def preprocessed(model: nn.Module, loader: DataLoader) -> Iterator[tuple[Tensor,
 
 @torch.no_grad()
 def digest(model: nn.Module) -> str:
-    """Eight hexadecimal digits that change with the weights."""
+    """A hash of the weights, eight hexadecimal digits."""
     value = 0
     for name, tensor in sorted(unwrap(model).state_dict().items()):
         value = zlib.crc32(name.encode(), value)

@@ -1,4 +1,4 @@
-"""The hook that lets MM's own test loop search and merge states."""
+"""`SubsamplingSearchHook`: searches and merges states in MMEngine's test loop."""
 
 import json
 import weakref
@@ -187,7 +187,7 @@ class SubsamplingSearchHook(Hook):
 
 
 def _plan(ensemble: Ensemble) -> str:
-    """How many states of which groups are used, and what a budget is too small for."""
+    """Log line: number of states, their groups, and a warning if the budget allows only one."""
     names = ', '.join(group.name for group in ensemble.groups)
     windows = ensemble.windows
     if windows is not None:

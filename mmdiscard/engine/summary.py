@@ -55,7 +55,7 @@ def describe(
 
 
 def _unused(records: Sequence[dict], passes: Sequence[dict]) -> Iterator[str]:
-    """Images whose prediction is the plain model's."""
+    """Number of images for which only the default state was used."""
     without = sum(not record['passes'] for record in records)
     if without:
         which = 'any image' if without == len(records) else f'{without} of {len(records)} images'
@@ -71,7 +71,7 @@ def _unused(records: Sequence[dict], passes: Sequence[dict]) -> Iterator[str]:
 
 
 def _distribution(passes: Sequence[dict]) -> str:
-    """How many passes used how many states, where they did not all use the same."""
+    """Distribution of the number of states per forward pass, where it varies."""
     counts = [len(entry['states']) for entry in passes]
     if len(set(counts)) == 1:
         return ''
@@ -103,7 +103,7 @@ def _uneven(passes: Sequence[dict], divisor: tuple[int, int]) -> Iterator[str]:
 
 
 def _windows(passes: Sequence[dict]) -> Iterator[str]:
-    """How much of the images was computed in more than the default state."""
+    """Share of the image area that was computed in more than the default state."""
     looked = [entry for entry in passes if 'windows' in entry]
     if looked:
         count = fmean(len(entry['windows']) for entry in looked)
@@ -116,7 +116,7 @@ def _windows(passes: Sequence[dict]) -> Iterator[str]:
 
 
 def _segments(groups: Sequence[SubsamplingGroup], cost_model: CostModel) -> str:
-    """What a plain forward spends where, at the size that the model was traced with."""
+    """Share of a plain forward that each segment between groups costs, at the traced size."""
     parts = ['before', *(f'from {group.name}' for group in groups), 'head']
     shares = zip(parts, cost_model.segments, strict=True)
     spent = ', '.join(f'{part} {macs / max(cost_model.macs, 1):.1%}' for part, macs in shares)
@@ -130,7 +130,7 @@ def _group(group: SubsamplingGroup) -> str:
 
 
 def _winners(passes: Sequence[dict]) -> str:
-    """The states with the best score, and how often each was it."""
+    """The states that scored best, and for how many images."""
     scored = [entry for entry in passes if entry['scores']]
     if not scored:
         return 'states are the same for every image'

@@ -99,7 +99,7 @@ class DrawnUncertainty:
         return drawn
 
     def _put(self, image: np.ndarray, name: str, given: dict, suffix: str = SUFFIX) -> None:
-        """Where the prediction went: into a file, a window or the visualizer's backends."""
+        """Put the drawn image where the prediction went: file, window or visualizer backends."""
         if given['show']:
             self.visualizer.show(image, win_name=name, wait_time=given['wait_time'])
         if given['out_file'] is None:

@@ -1,4 +1,4 @@
-"""How states are computed, and what they cost."""
+"""Executors that compute states, and the cost of states."""
 
 from .cost_model import CostModel, measure_cost
 from .memory_limits import DEFAULT_CACHE_BYTES, MemoryLimits

@@ -1,4 +1,4 @@
-"""What states cost: multiply-accumulates between groups, and the prefix-tree bound."""
+"""Cost of states: multiply-accumulates between groups, and the prefix-tree bound."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class CostModel:
         return self.backbone - self.before[column]
 
     def prices(self, head_per_state: bool = True, head_after: bool = False) -> Prices:
-        """What states cost.
+        """Prices of states, from the cost of each segment.
 
         Args:
             head_per_state: whether the head runs for every state.

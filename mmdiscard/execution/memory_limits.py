@@ -1,4 +1,4 @@
-"""How much memory the computation of states may take."""
+"""Limits on the memory that the computation of states takes."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,11 +31,11 @@ class MemoryLimits:
         _check('max_cache_bytes', self.max_cache_bytes, 0)
 
     def rows(self, num_images: int) -> int:
-        """How many rows of a batch of ``num_images`` may be in one forward."""
+        """Maximum number of rows in one forward, for a batch of ``num_images``."""
         return self.max_rows or num_images
 
     def halved(self, num_images: int) -> 'MemoryLimits | None':
-        """Half of everything; None if one row is the limit already."""
+        """The limits halved; None if the limit is one row already."""
         rows = self.rows(num_images)
         if rows == 1:
             return None

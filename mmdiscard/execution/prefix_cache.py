@@ -1,4 +1,4 @@
-"""What was computed on the way to some states, for later states to begin from."""
+"""Cache of group inputs, keyed by image and state prefix, which later states start from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ PrefixKey = tuple[
 
 @dataclass(eq=False)
 class CachedPrefix:
-    """What one forward left in front of one group.
+    """Inputs of one group, recorded in one forward.
 
     Attributes:
         inputs: by member name, what the layers of the group receive, ``(M, C, H, W)`` each.
@@ -39,7 +39,7 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """Finds the rows that a state can begin from, within a limit.
+    """Looks up the rows that a state can start from, within a memory limit.
 
     Over the limit, the slab that saves the least per byte goes first.
 
@@ -59,7 +59,7 @@ class PrefixCache:
         return self._rows[spot]
 
     def add(self, slab: CachedPrefix, spots: Sequence[PrefixKey]) -> None:
-        """Keep a slab whose rows are ``spots``."""
+        """Add recorded inputs whose rows are keyed by ``spots``."""
         self._slabs.append(slab)
         self._rows.update({spot: (slab, row) for row, spot in enumerate(spots)})
         while sum(kept.bytes for kept in self._slabs) > self.max_bytes:
@@ -67,7 +67,7 @@ class PrefixCache:
                 self.drop(spot)
 
     def drop(self, spot: PrefixKey) -> None:
-        """Forget a row; the last one takes its slab along."""
+        """Remove a row; the tensors are freed with the last one."""
         slab, _ = self._rows.pop(spot)
         slab.spots.discard(spot)
         if not slab.spots:

@@ -25,7 +25,7 @@ START = -1  # in the place of a column: begin from the image
 
 
 class PrefixExecutor:
-    """Computes states by branching off what other states computed.
+    """Computes states from the cached group inputs of other states.
 
     Args:
         forward: the backbone, ``(M, 3, H, W)`` to its output levels.
@@ -79,7 +79,7 @@ class _Job:
 
     @property
     def columns(self) -> set[int]:
-        """Where something of this job is wanted."""
+        """Columns of the groups whose inputs are recorded for this job."""
         return self.keep | self.feeds.keys()
 
 
@@ -117,7 +117,7 @@ class PrefixRun:
                     ready[column] += fed
 
     def _plan(self, rows: Rows) -> list[_Job]:
-        """Jobs that can begin at once; the others are to be fed by them."""
+        """Jobs that can start now; the others start from what these compute."""
         states = map(tuple, rows.states.tolist())
         jobs = [
             _Job(image, state, position)
@@ -142,7 +142,7 @@ class PrefixRun:
         return planned
 
     def _assign(self, job: _Job, owners: Sequence[_Job]) -> bool:
-        """Say where a job begins; whether that is on what another job of this call computes.
+        """Set where a job starts; return whether another job of this call computes that start.
 
         Args:
             owners: by column, the job that is the first to compute what ``job`` needs there.
@@ -160,14 +160,14 @@ class PrefixRun:
         return False
 
     def _is_new(self, job: _Job, column: int, owners: Sequence[_Job]) -> bool:
-        """Whether what a job computes in front of a group is worth keeping."""
+        """Whether to cache what a job computes in front of a group."""
         possible = self._executor.entries.possible(column)
         return possible and column > job.entry and owners[column] is job
 
     def _able(
         self, jobs: Sequence[_Job], entry: int, ready: dict[int, list[_Job]]
     ) -> Sequence[_Job]:
-        """The jobs whose beginning is still there; the others are put back for an earlier one."""
+        """The jobs whose cached start still exists; the others are given an earlier start."""
         if entry == START:
             return jobs
         able = []
@@ -213,7 +213,7 @@ class PrefixRun:
             return self._executor.forward(images), selection.recorded
 
     def _fill(self, levels: Levels, entry: int, rows: Sequence[tuple[CachedPrefix, int]]) -> Levels:
-        """Take output levels that lie in front of ``entry`` from where the rows began."""
+        """Copy output levels in front of ``entry`` from the rows that the jobs started from."""
         behind = self._groups[entry].levels
         return tuple(
             level if i in behind else _gather([(slab.levels[i], row) for slab, row in rows])
@@ -223,7 +223,7 @@ class PrefixRun:
     def _keep(
         self, jobs: Sequence[_Job], column: int, inputs: dict[str, Tensor], levels: Levels
     ) -> None:
-        """Keep what the jobs that are wanted for it have in front of a group."""
+        """Cache the inputs of a group for the jobs that ask for it."""
         rows = [row for row, job in enumerate(jobs) if column in job.columns]
         spots = [jobs[row].spot(column) for row in rows]
         for row, spot in zip(rows, spots, strict=True):
@@ -241,7 +241,7 @@ class PrefixRun:
         )
 
     def _release(self, spot: PrefixKey) -> None:
-        """One user less of a row; the last one of a row that was for this call alone frees it."""
+        """Decrease the use count of a row; free it at 0 if it was kept for this call alone."""
         if spot in self._users:
             self._users[spot] -= 1
             if self._users[spot] <= 0:
@@ -263,13 +263,13 @@ def _columns(mask: Tensor) -> list[int]:
 
 
 def _agreement(a: State, b: State) -> int:
-    """The last column in front of which two states agree."""
+    """Length of the common prefix of two states, as a column."""
     differing = (column for column, (i, j) in enumerate(zip(a, b, strict=True)) if i != j)
     return next(differing, len(a) - 1)
 
 
 def _gather(rows: Sequence[tuple[Tensor, int]]) -> Tensor:
-    """Rows of several tensors as one batch."""
+    """Select rows of several tensors as one batch."""
     first = rows[0][0]
     if all(tensor is first for tensor, _ in rows):
         index = [row for _, row in rows]

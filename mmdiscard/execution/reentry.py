@@ -1,4 +1,4 @@
-"""Where a backbone can be entered in its middle, found out by trying.
+"""Find the groups at which a backbone can be entered, by trying.
 
 To enter at a group, the backbone's own forward is called with a batch of no rows, or of one where
 its code refuses none, and the group's hooks put recorded inputs in place. A backbone that keeps the
@@ -21,7 +21,7 @@ DUMMIES = (0, 1)
 
 @dataclass(frozen=True)
 class ReentryPoints:
-    """At which groups a backbone can be entered.
+    """The groups at which a backbone can be entered.
 
     Attributes:
         dummy_rows: by column, with how many rows its forward is called; None where it cannot be.
@@ -40,7 +40,7 @@ def find_reentry_points(
     images: Tensor,
     columns: Sequence[int] | None = None,
 ) -> ReentryPoints:
-    """Try groups: what comes out has to be what comes out of the whole backbone.
+    """Try groups: entered there, the backbone has to give the same output as run whole.
 
     Args:
         forward: the backbone, ``(M, 3, H, W)`` to its output levels.

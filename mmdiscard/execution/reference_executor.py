@@ -1,4 +1,4 @@
-"""How states are computed: rows of many images and states through one forward, within a limit."""
+"""The reference executor: rows of many images and states in one forward, within a memory limit."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ Levels = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class BackboneOutputs:
-    """Some rows and what the backbone made of them.
+    """Some rows and the output of the backbone for them.
 
     Attributes:
         rows: the rows, ``M`` of them.
@@ -31,7 +31,7 @@ class BackboneOutputs:
     positions: Tensor | None = None
 
     def moved(self, places: Tensor) -> 'BackboneOutputs':
-        """The same, asked for among more rows: ``places`` are those of the rows it was asked for.
+        """The same outputs, numbered by their rows among those that were requested.
 
         Args:
             places: ``(P,)`` long.
@@ -40,7 +40,7 @@ class BackboneOutputs:
 
 
 class ReferenceExecutor:
-    """Computes each row by one pass through the backbone: plain, and what others are held against.
+    """Computes each row by a whole pass through the backbone; a reference for other executors.
 
     Args:
         forward: the backbone, ``(M, 3, H, W)`` to its output levels.

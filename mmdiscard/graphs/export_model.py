@@ -28,7 +28,7 @@ TRACED_IMAGES = 2  # one is a number that exporters take for a constant
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to write.
+    """Settings of an export.
 
     Attributes:
         checkpoint: path or URL of the weights.
@@ -51,7 +51,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class GraphFigures:
-    """What is known of one graph, for the report.
+    """Size, time and error of one graph, for the report.
 
     Attributes:
         states: how many it computes.
@@ -187,7 +187,7 @@ class Exporter:
             raise MMDiscardError(self._refusal(error)) from error
 
     def _expected(self, images: Tensor) -> Tensor:
-        """What the attached model predicts."""
+        """Output of the attached model."""
         return self.ensemble.predict(self._preprocessed(images))
 
     def _preprocessed(self, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ..execution import Levels
 
 
 class FixedAlignment(Alignment):
-    """What an alignment does to the output levels of one state, in numbers.
+    """An alignment of the output levels of one state, as constants.
 
     Args:
         move: moves one map by two numbers.

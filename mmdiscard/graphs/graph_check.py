@@ -13,7 +13,7 @@ TIMED_RUNS = 5
 
 
 def largest_difference(found: Tensor, logits: Tensor, labels: bool) -> float:
-    """How far a graph's output is off, relative to the largest logit of the attached model.
+    """Largest error of a graph's output, relative to the largest logit of the attached model.
 
     Args:
         found: logits of the graph, or its labels.

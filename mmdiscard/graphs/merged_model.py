@@ -105,7 +105,7 @@ class MergedModel(nn.Module):
         self._hooks.remove()
 
     def _outputs(self, images: Tensor) -> Iterator['TracedOutputs']:
-        """What every state gives, in the order of the steps."""
+        """Outputs of all states, in the order of the steps."""
         received = self._adapter.backbone_input(images, self._context(images))
         computed: list[tuple[Levels, dict]] = []
         for step, alignment in zip(self._steps, self._alignments, strict=True):

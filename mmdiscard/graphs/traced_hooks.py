@@ -23,7 +23,7 @@ Inputs = dict[str, Tensor]  # by member name, what each layer of a group receive
 
 @dataclass
 class TracedState:
-    """What the hooks do during one forward; see `mmdiscard.subsampling.hooks.Selection`."""
+    """The state that the hooks apply in one forward, see `mmdiscard.subsampling.hooks.Selection`."""
 
     state: tuple[int, ...]
     entry: int | None = None

@@ -1,4 +1,4 @@
-"""Where an ensemble meets a model of an MM package.
+"""Adapters: how an ensemble calls the models of each MM package.
 
 An adapter knows two things of a model: how features become logits, and which of its methods to
 route through the ensemble. Everything that MM does before and after stays MM's. Adapters are
@@ -28,7 +28,7 @@ ATTACHED = '_mmdiscard_attached'  # an attribute of models that have an adapter 
 
 
 class ModelAdapter:
-    """What every adapter offers.
+    """Interface of all adapters.
 
     Args:
         model: the built model.
@@ -118,7 +118,7 @@ class ModelAdapter:
         return (self.backbone(images),) if self.whole else self.backbone_patch.run(images)
 
     def backbone_input(self, images: Tensor, context: Any) -> Tensor:
-        """What the backbone receives for images of the model, ``(N, C, H, W)`` each.
+        """Input of the backbone for images of the model, ``(N, C, H, W)`` each.
 
         Raises:
             UnsearchableModelError: if the model does not call its backbone with one tensor of
@@ -179,7 +179,7 @@ class ModelAdapter:
         raise NotImplementedError
 
     def context_of(self, context: Any, rows: Sequence[int]) -> Any:
-        """What the model knows of its images besides their pixels, for some rows of a batch."""
+        """Inputs of the model besides the pixels, for some rows of a batch."""
         return None
 
     def default_context(self, images: Tensor) -> Any:

@@ -151,7 +151,7 @@ def _attach_auto(
 
 @contextmanager
 def _inside_of_model() -> Iterator[None]:
-    """What goes wrong within says that the backbone cannot be searched."""
+    """Context in which an error means that the backbone cannot be searched."""
     try:
         yield
     except MMDiscardError as error:
@@ -210,7 +210,7 @@ def _attach(
 def _searched(
     adapter: ModelAdapter, aggregator: Aggregator, options: '_Options'
 ) -> tuple[SubsamplingMap, Sequence[SubsamplingGroup]]:
-    """What is known of the module that is searched, and its groups."""
+    """The searched module, its subsampling map and its groups."""
     expected = normalised_channels(adapter.model)
     if options.image_alone:
         if aggregator.stage.head_after:
@@ -262,7 +262,7 @@ def _model_image(adapter: ModelAdapter, found: SubsamplingMap) -> Tensor:
 def _find_reentry_points(
     adapter: ModelAdapter, hooks: StateHooks, found: SubsamplingMap
 ) -> ReentryPoints:
-    """Where the backbone can be entered: that is the same at any size.
+    """Find where the backbone can be entered, on a small image: it is the same at any size.
 
     In front of groups that nothing comes before, to enter would save nothing.
     """
@@ -324,7 +324,7 @@ class _HeadProbe:
 
 @dataclass(frozen=True)
 class _Options:
-    """What `subsampling` says.
+    """The option `subsampling`, checked.
 
     Attributes:
         groups: to search.

@@ -43,7 +43,7 @@ class BatchInference:
 
     @property
     def costs(self) -> Tensor:
-        """What was computed so far of each image, in plain forwards: ``(N,)``."""
+        """Cost of each image so far, in plain forwards: ``(N,)``."""
         return self._run.costs + self.pipeline.cost_model.head * self._heads
 
     @property
@@ -112,7 +112,7 @@ class BatchInference:
         return fork
 
     def merged(self) -> tuple[Tensor, ...]:
-        """What was merged so far, each ``(N, ...)``."""
+        """The tensors merged so far, each ``(N, ...)``."""
         return self._merge.result()
 
     def logits(self) -> Tensor:
@@ -125,7 +125,7 @@ class BatchInference:
         )
 
     def result(self) -> SearchResult:
-        """What was asked for and found."""
+        """Result of the search for this batch."""
         size = tuple(self.images.shape[2:])
         found = search_result(self._asked, self._answers, self.costs, self.pipeline.prices, size)
         return replace(found, weight=self.weight, disagreement=self.disagreement)
@@ -146,7 +146,7 @@ class BatchInference:
         return _in_order(parts)
 
     def _ask_by_attention(self, rows: Rows) -> Feedback:
-        """Where a state is judged by how it compares with all others so far: merge, then judge."""
+        """Score states by attention, which depends on all states so far: merge, then score."""
         parts = []
         for outputs in self.compute(rows):
             self.take(outputs)

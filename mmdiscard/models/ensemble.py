@@ -87,12 +87,12 @@ class Ensemble:
 
     @property
     def cost_model(self) -> CostModel:
-        """What the parts of the model cost, at the size it was traced with."""
+        """Cost of the segments of the model, at the traced size."""
         return self.pipeline.cost_model
 
     @property
     def prices(self) -> Prices:
-        """What states cost; ``prices.of(states)`` is the prefix-tree bound of a set of states."""
+        """Prices of states; ``prices.of(states)`` is the prefix-tree bound of a set of states."""
         return self.pipeline.prices
 
     @property
@@ -102,7 +102,7 @@ class Ensemble:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What a file made for this model and these groups is checked against."""
+        """Identity of this model and its groups, which files made for it are checked against."""
         model, backbone = self.adapter.model, self.adapter.backbone
         return Fingerprint.of(model, backbone, self.groups, self.input_size)
 

@@ -1,4 +1,4 @@
-"""What a module is called with, before any hook of its user sees it."""
+"""Capture the arguments that a module is called with, before the user's own hooks change them."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What a batch goes through on its way from images to merged logits."""
+"""The parts of a prediction, from images to merged logits."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +60,7 @@ class Pipeline:
 
     @cached_property
     def prices(self) -> Prices:
-        """What states cost with this search and aggregator, in plain forwards."""
+        """Prices of states with this search and aggregator, in plain forwards."""
         looks = self.search.runs_head or self.aggregator.needs_prediction or self.uncertainty
         judged = self._prices(looks)
         one = self.search.most_states(self.space, judged) == 1
@@ -88,7 +88,7 @@ class Pipeline:
         return self.budget > 1 and criterion is not None and criterion.needs_attention
 
     def judge(self, rows: Rows, signals: Signals) -> Feedback:
-        """What the search is told of ``rows``."""
+        """Feedback for the search on ``rows``."""
         if self.budget == 1:
             return Feedback(confident=torch.ones(len(rows), dtype=torch.bool))
         search = self.search

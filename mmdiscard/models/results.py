@@ -1,4 +1,4 @@
-"""What an ensemble tells of its work."""
+"""Results that an ensemble reports besides its predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ..search import Feedback, Prices, Rows
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What the search did for one batch.
+    """Result of the search for one batch.
 
     Attributes:
         states: ``(N, B, G)`` states of every image, in the order in which they were found. Where
@@ -55,7 +55,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class StateOutputs:
-    """What single states give, not aligned.
+    """Outputs of single states, not aligned.
 
     Attributes:
         features: per output level ``(N, P, C, h, w)``.
@@ -73,7 +73,7 @@ def search_result(
     prices: Prices,
     size: tuple[int, int],
 ) -> SearchResult:
-    """Sort what was asked for, in rounds, by image.
+    """Sort the states requested in several rounds by image.
 
     Args:
         asked: rows of every round.

@@ -1,4 +1,4 @@
-"""What attaching assumes of a model, checked on noise with a handful of forwards.
+"""Self-test: check the assumptions about a model on noise, in a few forwards.
 
 1. With one state, the model's own `predict` gives what the untouched model gives, bit for bit.
 2. The logits depend on the images through the output levels of the backbone alone.

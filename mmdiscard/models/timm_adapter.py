@@ -1,4 +1,4 @@
-"""Where an ensemble meets a timm model. All that is known of timm is here.
+"""Adapter for timm models; all code specific to timm is here.
 
 A timm model has no backbone of its own to replace: features are what its ``forward_features``
 gives, and its ``forward_head`` makes logits of them.

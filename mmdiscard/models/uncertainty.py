@@ -1,4 +1,4 @@
-"""How sure a prediction is: confidence and disagreement in MM's data samples."""
+"""Uncertainty: confidence and disagreement of states, stored in MM's data samples."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

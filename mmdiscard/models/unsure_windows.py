@@ -1,4 +1,4 @@
-"""The option `where`: how large and how many the windows are in which a second look is taken."""
+"""The option `where`: size and number of the windows in which states are computed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ UNKNOWN_STRIDE = 32  # in the place of the coarsest stride of a model that is ta
 
 @dataclass(frozen=True)
 class UnsureWindows:
-    """Where a second look is taken: in the windows in which the plain prediction is least sure.
+    """Chooses the windows where the plain prediction is least sure, to compute states there.
 
     Windows are chosen for every image by itself, one after the other: the one that has the largest
     sum of entropy in pixels that no window before it has.
@@ -68,7 +68,7 @@ class UnsureWindows:
         return cls(**given)
 
     def resolved(self, price: float) -> 'UnsureWindows':
-        """With a share of the area in the place of a cost.
+        """Copy of the settings with a share of the area instead of a cost.
 
         Args:
             price: of the second look at a whole image, in plain forwards.
@@ -126,7 +126,7 @@ class UnsureWindows:
         return tuple(map(min, size, frame))
 
     def number(self, frame: Size, size: Size) -> int:
-        """How many windows an image gets at most."""
+        """Maximum number of windows per image."""
         return math.floor(self.share * math.prod(frame) / math.prod(size) + 1e-6)
 
     def choose(

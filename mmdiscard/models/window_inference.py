@@ -166,7 +166,7 @@ def states_of(pipeline: Pipeline) -> Tensor:
 
 
 def price_of_look(pipeline: Pipeline) -> float:
-    """What the states besides the default one cost in plain forwards, on the same area."""
+    """Cost of the states besides the default one, in plain forwards of the same area."""
     states = states_of(pipeline)
     others = states[(states != pipeline.space.default(1)).any(1)]
     return pipeline.prices.of(others.tolist()) if len(others) else 0.0

@@ -117,7 +117,7 @@ def choose_windows(
 
 
 class _Axis:
-    """Where windows may lie along one axis, in pixels and in cells of ``unit`` pixels."""
+    """Possible positions of windows along one axis, in pixels and in cells of ``unit`` pixels."""
 
     def __init__(self, length: int, size: int, step: int, halo: int) -> None:
         last = length - size

@@ -28,14 +28,14 @@ def unwrap(model: Any) -> nn.Module:
 
 
 def wrappers_of(model: Any) -> Iterator[Any]:
-    """What is around the model that `unwrap` finds, from the outside."""
+    """The wrappers around the model that `unwrap` finds, outermost first."""
     while _adapter_of(model) is None:
         yield model
         model = _wrapped(model)
 
 
 def _wrapped(outer: Any) -> Any:
-    """What a wrapper holds that calls the methods of MM models."""
+    """The object inside a wrapper that has the methods of MM models."""
     name = type(outer).__name__
     if hasattr(outer, '_orig_mod'):
         raise MMDiscardError(
@@ -65,7 +65,7 @@ def _wrapped(outer: Any) -> Any:
 
 
 def normalised_channels(model: Any) -> int | None:
-    """How many channels the data preprocessor of a model normalises; None if nothing says so."""
+    """Number of channels that the data preprocessor normalises; None if unknown."""
     try:
         mean = getattr(unwrap(model).data_preprocessor, 'mean', None)
     except (MMDiscardError, AttributeError):  # a bare backbone, a model without one
@@ -80,7 +80,7 @@ def adapter_class(model: nn.Module) -> type:
 
 
 def searched_module(model: Any) -> nn.Module:
-    """What is searched of a model: its backbone; a bare backbone is that itself."""
+    """The module that is searched: the backbone of a model, or a bare backbone itself."""
     try:
         model = unwrap(model)
     except MMDiscardError:

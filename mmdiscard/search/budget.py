@@ -115,7 +115,7 @@ class Budget:
 
 
 def whole_times(amount: float, price: float) -> int:
-    """How often ``price`` fits into ``amount``, with tolerance for rounding errors."""
+    """Number of times that ``price`` fits into ``amount``, with tolerance for rounding errors."""
     return max(0, math.floor(amount / max(price, 1e-9) + 1e-6))
 
 

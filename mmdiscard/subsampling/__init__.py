@@ -1,4 +1,4 @@
-"""How a state enters a backbone: state arithmetic, forward hooks, discovery, the oracle."""
+"""States in a backbone: arithmetic, forward hooks, discovery, translation oracle."""
 
 from .discovery import find_subsampling, map_subsampling
 from .fingerprint import Fingerprint, GroupPrint

@@ -128,7 +128,7 @@ def noise_image(
 
 
 def plausible_channels(backbone: nn.Module, expected: int | None = None) -> list[int]:
-    """How many channels the images of a backbone may have, the most plausible number first.
+    """Numbers of channels that the images of a backbone may have, the most plausible first.
 
     The first convolution may be behind a rearrangement of pixels, in one of several branches, or in
     front of a trunk for RGB images, so only running tells.
@@ -144,6 +144,6 @@ def plausible_channels(backbone: nn.Module, expected: int | None = None) -> list
 
 
 def deepest(levels: Sequence[Tensor]) -> int:
-    """Which level has the fewest cells; the last of several."""
+    """Position of the level with the fewest cells; the last of several."""
     cells = [math.prod(level.shape[2:]) for level in levels]
     return max(i for i, count in enumerate(cells) if count == min(cells))

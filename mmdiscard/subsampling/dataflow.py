@@ -1,4 +1,4 @@
-"""Which tensors of one forward are computed from which others, recorded operator by operator.
+"""Record which tensors of a forward are computed from which others, operator by operator.
 
 NaN in the place of the image, or two images that differ, would tell the same with one forward per
 question. But models that clean NaN, assert finite input, or turn values into addresses (deformable
@@ -133,7 +133,7 @@ def tensors_in(values: Any) -> list[Tensor]:
 
 
 def maps_in(values: Any) -> list[Tensor]:
-    """Those of them that have a height and a width."""
+    """Tensors in nested containers that have a height and a width."""
     return [tensor for tensor in tensors_in(values) if tensor.ndim > 2]
 
 
@@ -149,7 +149,7 @@ def _reached(
 
 
 def _key(tensor: Tensor) -> int:
-    """Which memory a tensor lies in."""
+    """Key of the memory that a tensor uses."""
     return tensor.untyped_storage()._cdata
 
 
@@ -176,7 +176,7 @@ def _reads_shape_only(func: torch._ops.OpOverload) -> bool:
 
 
 def _flops(func: torch._ops.OpOverload, args: tuple, kwargs: dict, output: Any) -> int:
-    """What an operator costs, as `FlopCounterMode` counts it in one forward's time more."""
+    """Cost of an operator by the formulas of `FlopCounterMode`, without its additional forward."""
     formula = FORMULAS.get(func._overloadpacket)
     if formula is None:
         return 0

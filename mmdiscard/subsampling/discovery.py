@@ -290,7 +290,7 @@ def _by_kind(layers: Iterable[Layer]) -> list[list[Layer]]:
 
 
 def _area(alike: Sequence[Layer]) -> int:
-    """How many activations of a block are discarded, and one: small factors are the finer cut."""
+    """Number of activations in a block: the smaller the factor, the finer the cut."""
     return alike[0].factor[0] * alike[0].factor[1]
 
 

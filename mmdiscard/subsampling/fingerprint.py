@@ -1,4 +1,4 @@
-"""What a file made for one attached model must find again before another one may use it."""
+"""Fingerprint: identifies the model and groups that a file was made for."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from .state import SubsamplingGroup
 
 @dataclass(frozen=True)
 class GroupPrint:
-    """What counts of a searched group.
+    """The properties of a searched group that have to match.
 
     Attributes:
         name: of the group.
@@ -29,7 +29,7 @@ class GroupPrint:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the states of a model mean: which model, which groups, which input.
+    """Identity of a model, its searched groups and its input: what states mean depends on it.
 
     It says nothing of the weights: a file made for one training may be used with another.
 
@@ -107,7 +107,7 @@ class Fingerprint:
             ) from error
 
     def differences(self, other: 'Fingerprint') -> list[str]:
-        """Where a model (``other``) is not what this was made for, in plain words; often empty."""
+        """Differences of a model (``other``) from the one that this was made for, one line each."""
         return [
             *_differs('for the model', self.model, other.model),
             *_differs('for the backbone', self.backbone, other.backbone),

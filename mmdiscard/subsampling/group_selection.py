@@ -1,4 +1,4 @@
-"""Which groups to search: all, the inner ones, some by name, the image, or layers by hand."""
+"""Selection of the groups to search: all, inner ones, by name, the image, or layers by hand."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -84,7 +84,7 @@ def is_image(key: Key) -> bool:
 
 
 def image_of(key: Key) -> int:
-    """How far a key displaces the image, in pixels."""
+    """Largest displacement of the image that a key asks for, in pixels."""
     return key[IMAGE] if isinstance(key, Mapping) else DEFAULT_PIXELS
 
 
@@ -137,7 +137,7 @@ def _names(wanted: Mapping) -> list[str]:
 
 
 def _layer(found: SubsamplingMap, name: str, backbone: nn.Module) -> Layer:
-    """What is known of a named module, if a state can be put into it."""
+    """The traced layer of a named module, checked to be one that can be displaced."""
     modules = dict(backbone.named_modules())
     if not name or name not in modules:
         near = get_close_matches(name, list(modules), n=3, cutoff=0.5)

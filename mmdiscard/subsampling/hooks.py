@@ -1,4 +1,4 @@
-"""How a state enters a backbone: one forward pre-hook and one forward hook per layer.
+"""Hooks that put a state into a backbone: a forward pre-hook and a forward hook per layer.
 
 For a zero-padded layer of stride ``R``, the activation that index ``d`` selects is what the same
 layer gives for an input extended by ``R - d`` cells before and ``d`` after, less the first output
@@ -29,7 +29,7 @@ Inputs = dict[str, Tensor]  # by member name, what each layer of a group receive
 
 @dataclass
 class Selection:
-    """What the hooks do during one forward.
+    """The states that the hooks apply during one forward, and what they record.
 
     Attributes:
         offsets: ``(M, G, 2)`` selection offsets of the rows.
@@ -78,7 +78,7 @@ class StateHooks:
 
     @property
     def selection(self) -> Selection | None:
-        """What the hooks do in this thread now; None for nothing."""
+        """The active selection of this thread; None if there is none."""
         return getattr(self._of_thread, 'selection', None)
 
     @contextmanager
@@ -114,7 +114,7 @@ class StateHooks:
         return offsets.repeat_interleave(repeats, 0)  # windows or patches of an image stay together
 
     def exchange(self, column: int, name: str, inputs: Tensor, alone: bool = True) -> Tensor:
-        """What a member is to receive: what is fed at the entry, else its own; records it.
+        """Return the input of a member, replaced at the entry group; record it where asked.
 
         Args:
             column: of the member's group.
@@ -180,7 +180,7 @@ class _LayerHooks:
         return tree_map(extended, (args, kwargs))
 
     def put_in(self, inputs: Tensor, offsets: Tensor, fill: float) -> Tensor:
-        """What the layer receives for rows with these offsets ``(M, 2)``."""
+        """Input of the layer for rows with offsets ``(M, 2)``."""
         return extend(inputs, offsets, self.factor, fill)
 
     def trim(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:

@@ -51,7 +51,7 @@ def image_group(pixels: int, levels: tuple[int, ...]) -> SubsamplingGroup:
 
 
 def image_map(sample: Tensor) -> SubsamplingMap:
-    """What discovery would find in `ImageInput`: one level of stride 1.
+    """Subsampling map of `ImageInput`: one level of stride 1.
 
     Args:
         sample: noise as the model receives images, ``(1, C, H, W)``.

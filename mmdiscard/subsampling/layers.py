@@ -1,4 +1,4 @@
-"""What the hook pair must know of a layer kind, and nothing else.
+"""Properties of each kind of subsampling layer that the hooks need.
 
 A new kind of subsampling layer is one `singledispatch` registration away; subclasses are covered.
 """
@@ -50,7 +50,7 @@ def _(module: nn.MaxPool2d) -> str:
 
 @singledispatch
 def fill_value(module: nn.Module) -> float:
-    """What stands outside the image for this layer."""
+    """Padding value of a layer."""
     return 0.0
 
 
@@ -114,7 +114,7 @@ def _(module: nn.AvgPool2d, output: Tensor, grid: Pair, shape: Pair, offsets: Te
 def _divisor_ratio(
     module: nn.AvgPool2d, axis: int, grid: int, size: int, windows: int, offsets: Tensor
 ) -> Tensor:
-    """What the layer divided by over what it should divide by, ``(M, windows)``.
+    """Ratio of the divisor that the layer used to the right one, ``(M, windows)``.
 
     The layer counts the cells of the extended input; right is to count those of the image (and of
     the layer's own padding, if it counts padding).

@@ -21,7 +21,7 @@ PASS_BELOW = 0.5
 
 @dataclass(frozen=True)
 class OracleReport:
-    """How well one group obeys the translation law.
+    """Result of the translation oracle for one group.
 
     Attributes:
         group: name of the group.

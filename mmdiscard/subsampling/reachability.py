@@ -1,4 +1,4 @@
-"""Which layers cut the image off from which output levels.
+"""Find layers through which all paths from the image to an output level lead.
 
 A level lies *behind* some layers if it does not depend on the image while their outputs are
 constant. It is *touched* by them if it depends on their outputs.

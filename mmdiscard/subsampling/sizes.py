@@ -31,7 +31,7 @@ class Sizes:
 
     @property
     def sequence(self) -> list[tuple[str, Size]]:
-        """Which strided layers ran, in order, whatever the size of the image."""
+        """The strided layers that ran, in order, independent of the image size."""
         return [(name, factor) for name, factor, _ in self.received]
 
     def maps(self, names: Collection[str], channels_last: Sequence[bool]) -> list[Size]:

@@ -38,7 +38,7 @@ class SubsamplingGroup:
 
     @property
     def num_indices(self) -> int:
-        """How many selection indices there are: ``Ry * Rx``."""
+        """Number of selection indices: ``Ry * Rx``."""
         return self.factor[0] * self.factor[1]
 
     @property
@@ -108,7 +108,7 @@ class StateSpace:
         return torch.stack([states // width, states % width], dim=-1)
 
     def displacement(self, states: Tensor, level: int | None = None) -> Tensor:
-        """How far a state displaces the image, in pixels: ``(..., G)`` -> ``(..., 2)`` as (dy, dx).
+        """Displacement of the image in pixels: ``(..., G)`` -> ``(..., 2)`` as (dy, dx).
 
         Args:
             level: count only the groups in front of that output level; all groups if None.

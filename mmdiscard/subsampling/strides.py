@@ -1,4 +1,4 @@
-"""Which modules subsample, by how much, and at which stride: read off the sizes of one forward."""
+"""Find the modules that subsample, with factors and strides, by the sizes in one forward."""
 
 import math
 from collections import Counter
@@ -47,7 +47,7 @@ class Layer:
 
     @property
     def kind(self) -> tuple[Size, Size]:
-        """What layers that subsample together share."""
+        """Input stride and factor, which layers that subsample together share."""
         return self.stride, self.factor
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward shows.
+    """Modules, sizes and dataflow recorded in one forward.
 
     Attributes:
         input_size: ``(H, W)`` of the image.
@@ -91,7 +91,7 @@ class Trace:
 
     @property
     def sizes(self) -> Sizes:
-        """What `trace_sizes` gives."""
+        """The result of `trace_sizes`."""
         received = tuple((layer.name, layer.factor, layer.shape) for layer in self.layers)
         return Sizes(self.input_size, received, self.shapes)
 
@@ -206,7 +206,7 @@ class _Recorder:
             ]
 
     def layers(self, calls: list[_Call], ruler: 'StrideRuler') -> tuple[Layer, ...]:
-        """What was called, in order, with strides read off by ``ruler``."""
+        """The called modules, in order, with strides by ``ruler``."""
         times = Counter(call.name for call in calls)
         return tuple(
             Layer(
@@ -395,5 +395,5 @@ def _is_channels_last(input_size: Size, shape: Shape) -> bool:
 
 
 def _distortion(input_size: Size, height: int, width: int) -> float:
-    """How far the aspect of a map is from that of the image; 0 if they are the same."""
+    """Deviation of the aspect ratio of a map from that of the image; 0 if they are the same."""
     return abs(math.log(height / width * input_size[1] / input_size[0]))

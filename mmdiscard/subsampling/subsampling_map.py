@@ -1,4 +1,4 @@
-"""What discovery found out of one backbone."""
+"""Result of discovery for one backbone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +62,7 @@ class SubsamplingMap:
         return min(inside, default=0)  # the image has no layer
 
     def left_out(self, shown: int = 3) -> list[str]:
-        """What is not searched and why, a line for each reason, with ``shown`` names at most."""
+        """Layers that are not searched, a line for each reason, with ``shown`` names at most."""
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.rejected.items():
             by_reason.setdefault(reason, []).append(f'`{name}`')

@@ -49,7 +49,7 @@ def channels_taken(backbone: nn.Module, input_size: Size, expected: int | None =
 
 
 def _advice(backbone: nn.Module, input_size: Size, channels: int) -> str:
-    """What to set for a backbone that could not be run: what it runs with."""
+    """Advice for a backbone that could not be run: sizes and channels that it runs with."""
     if any(isinstance(module, nn.Conv3d) for module in backbone.modules()):
         return (
             'it seems to take clips or volumes; only backbones of images (N, C, H, W) are searched'

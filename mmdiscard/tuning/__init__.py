@@ -1,4 +1,4 @@
-"""Which views and states pay on a model: procedures measured on labelled images, and a choice."""
+"""Choose views and states for a model: procedures are measured on labelled images."""
 
 from .evaluation import ImageResult, evaluate_procedures
 from .gains import Gain, bootstrap

@@ -19,7 +19,7 @@ CURE = 'leave it out with --sizes or --no-flip'
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What is kept of an image.
+    """Statistics of one image.
 
     Attributes:
         statistics: ``(P, D)``: for every procedure, what `Measure.of` returned.

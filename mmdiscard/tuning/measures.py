@@ -17,7 +17,7 @@ SMALLEST = 1e-12
 
 
 class Measure:
-    """What is kept of a prediction: numbers whose sums over images give the metric.
+    """Statistics of a prediction whose sums over images give the metric.
 
     They are those of the metric, then the number of predictions, the sum of their log likelihoods,
     and for `BINS` bins of confidence the sums of confidences and of hits.

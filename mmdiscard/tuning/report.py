@@ -1,4 +1,4 @@
-"""What was measured and chosen: table, Markdown, JSON and a figure."""
+"""Report of a tuning: table, Markdown, JSON and a figure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -42,7 +42,7 @@ MOST = 2.0
 
 @dataclass(frozen=True)
 class TuneRequest:
-    """What to choose from, on which images.
+    """Settings of a tuning: what is chosen from, and on which images.
 
     Attributes:
         config: name of the config, for notes.
