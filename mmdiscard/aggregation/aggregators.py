@@ -161,7 +161,7 @@ class Aggregator:
         """
         if self.alignment.in_output_space and not dense:
             raise MMDiscardError(
-                "align='exact' moves output maps, and a classifier's output is none; use "
+                "align='exact' translates output maps, and a classifier has none; use "
                 "align='bilinear' or align='none'"
             )
 

@@ -59,7 +59,7 @@ def calibrate(cfg: Config, request: CalibrationRequest) -> Any:
     settings = search_settings(cfg)
     budget = Budget.parse(request.budget)
     if request.candidates < 2:
-        raise MMDiscardError(f'--candidates is a number of at least 2; got {request.candidates}')
+        raise MMDiscardError(f'--candidates has to be at least 2; got {request.candidates}')
     request.images.check(cfg)
     init_default_scope(cfg.default_scope)
     runner = load_runner(cfg, request.checkpoint)

@@ -138,14 +138,14 @@ class GateTraces:
         full, least = self.cost(-np.inf), self.cost(np.inf)
         if full <= cost:
             raise MMDiscardError(
-                f'without a gate the search costs {full:.2f} plain forwards on average, which is '
-                f'not above {cost}; ask for less, or leave the gate out'
+                f'the search costs {full:.2f} plain forwards on average without a gate, within '
+                f'the cost {cost} asked for; ask for a lower cost, or leave the gate out'
             )
         uncertainties = np.unique(self.uncertainties[np.isfinite(self.uncertainties)])
         if least > cost or not len(uncertainties):
             raise MMDiscardError(
                 f'one state alone costs {least:.2f} plain forwards with this search and '
-                f'aggregator, which is above {cost}; ask for more'
+                f'aggregator, more than the cost {cost} asked for; ask for a higher cost'
             )
         low, high = 0, len(uncertainties) - 1  # the cost falls as the limit rises
         while low < high:

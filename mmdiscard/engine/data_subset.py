@@ -39,7 +39,7 @@ class CalibrationImages:
             MMDiscardError: if it has none, tests on them, or has no pipeline to read them with.
         """
         if self.images < 1:
-            raise MMDiscardError(f'--images is a number of at least 1; got {self.images}')
+            raise MMDiscardError(f'--images has to be at least 1; got {self.images}')
         for name in {'val_dataloader', f'{self.split}_dataloader'}:
             if cfg.get(name) is None:
                 raise MMDiscardError(f'the config has no {name}, which --split {self.split} needs')

@@ -38,8 +38,8 @@ def fixed_states(ensemble: Ensemble) -> list[tuple[int, ...]]:
         )
     if type(aggregator).merge is not Aggregator.merge:
         raise MMDiscardError(
-            f'{type(aggregator).__name__} cannot be exported, as it has a merging of its own; use '
-            'AverageAggregator or EntropyAggregator'
+            f'{type(aggregator).__name__} cannot be exported, as its merging is not a weighted '
+            'mean with known weights; use AverageAggregator or EntropyAggregator'
         )
     if ensemble.windows is not None:
         raise MMDiscardError(

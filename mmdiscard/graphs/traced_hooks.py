@@ -23,7 +23,7 @@ Inputs = dict[str, Tensor]  # by member name, what each layer of a group receive
 
 @dataclass
 class TracedState:
-    """The state that the hooks apply in one forward, see `mmdiscard.subsampling.hooks.Selection`."""
+    """State applied in one forward, see `mmdiscard.subsampling.hooks.Selection`."""
 
     state: tuple[int, ...]
     entry: int | None = None

@@ -31,7 +31,7 @@ def check_wrappers(model: Any) -> None:
         if isinstance(outer, BaseTTAModel) and not getattr(outer, 'merges_uncertainty', False):
             raise MMDiscardError(
                 f'uncertainty=True compares views as well, and {type(outer).__name__} would keep '
-                'what one of them says; use mmdiscard.DiscardSegTTA or mmdiscard.DiscardClsTTA as '
+                'that of one view; use mmdiscard.DiscardSegTTA or mmdiscard.DiscardClsTTA as '
                 'tta_model, which merges to the same prediction'
             )
 

@@ -38,7 +38,7 @@ class KnownStates(Search):
         super().__init__(gate)
         if isinstance(gate_after, bool) or not isinstance(gate_after, int) or gate_after < 1:
             raise MMDiscardError(
-                f'gate_after is a whole number of states, at least 1; got {gate_after!r}'
+                f'gate_after has to be a whole number of states, at least 1; got {gate_after!r}'
             )
         self.gate_after = gate_after
 

@@ -65,7 +65,7 @@ def _named(
         raise MMDiscardError(f'groups is an empty list; choose from: {_table(found)}')
     images = [image_of(key) for key in which if is_image(key)]
     if len(images) > 1:
-        raise MMDiscardError('groups names the image twice')
+        raise MMDiscardError('groups has the image twice')
     levels = tuple(range(len(found.strides)))
     image = tuple(image_group(pixels, levels) for pixels in images)
     chosen: list[SubsamplingGroup] = []

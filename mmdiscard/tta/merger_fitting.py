@@ -69,7 +69,7 @@ def fit(cfg: Config, request: FitRequest) -> dict[str, Path]:
             'mergers are fitted by one process; start python -m mmdiscard.fit_tta itself'
         )
     if request.pixels < 1:
-        raise MMDiscardError(f'--pixels is a number of at least 1; got {request.pixels}')
+        raise MMDiscardError(f'--pixels has to be at least 1; got {request.pixels}')
     request.images.check(cfg)
     plain = request.plain or search_hook_of(cfg) is None
     settings = None if plain else search_settings(cfg)

@@ -214,7 +214,7 @@ def test_settings_that_are_wrong_in_themselves_are_refused_when_built(settings, 
         (dict(search=dict(type='GreedySearch', budget=65)), '65 is more than the 64 states'),
         (
             dict(aggregator=dict(type='AverageAggregator', on='logits', align='exact')),
-            "a classifier's output is none",
+            'a classifier has none',
         ),
     ],
 )

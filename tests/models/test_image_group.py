@@ -156,7 +156,7 @@ def test_the_image_is_listed_when_asked_for():
     ('groups', 'aggregator', 'message'),
     [
         ([dict(image=0)], EXACT, 'whole pixels, at least 1'),
-        (['image', dict(image=2)], EXACT, 'names the image twice'),
+        (['image', dict(image=2)], EXACT, 'has the image twice'),
         (['image'], dict(type='AverageAggregator', on='features', align='none'), "on='logits'"),
     ],
 )

@@ -160,7 +160,7 @@ def test_a_copy_of_an_attached_model_is_plain():
 @pytest.mark.parametrize('make, wrap', [(classifier, AverageClsScoreTTA), (segmentor, SegTTAModel)])
 def test_mms_own_tta_models_are_refused(make, wrap):
     model = make()
-    with pytest.raises(MMDiscardError, match=f'{wrap.__name__} would keep what one of them says'):
+    with pytest.raises(MMDiscardError, match=f'{wrap.__name__} would keep that of one view'):
         mmdiscard.attach(wrap(module=model), search=FOUR, uncertainty=True)
     wrap = DiscardClsTTA if make is classifier else DiscardSegTTA
     mmdiscard.attach(wrap(module=model), search=FOUR, uncertainty=True).detach()

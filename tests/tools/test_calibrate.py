@@ -268,9 +268,9 @@ def test_a_gate_costs_what_its_file_expects(
         (['--budget', 0], 'at least 1; got 0'),
         (['--budget', 99], '99 is more than the 16 states'),
         (['--cost', 0.5], 'the first state is one'),
-        (['--budget', 2, '--images', 0], '--images is a number of at least 1'),
-        (['--budget', 2, '--candidates', 1], '--candidates is a number of at least 2'),
-        (['--gate', 'entropy', '--cost', 99], 'without a gate the search costs'),
+        (['--budget', 2, '--images', 0], '--images has to be at least 1'),
+        (['--budget', 2, '--candidates', 1], '--candidates has to be at least 2'),
+        (['--gate', 'entropy', '--cost', 99], 'on average without a gate'),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(fails, config, checkpoint, flags, words):
