@@ -53,7 +53,13 @@ class Alignment:
     in_output_space = False
 
     def features(self, levels: Levels, states: Tensor, geometry: Geometry) -> Levels:
-        """Move feature levels, each ``(M, C, h, w)`` for ``(M, G)`` states."""
+        """Move feature levels back to the default state.
+
+        Args:
+            levels: per level ``(M, C, h, w)``.
+            states: ``(M, G)``, one per row.
+            geometry: strides of the levels and groups.
+        """
         return levels
 
 

@@ -47,6 +47,11 @@ def load_config(args: argparse.Namespace) -> Config:
 def apply_options(cfg: Config, options: Mapping | None, path: str) -> None:
     """Apply the overrides of ``--cfg-options``.
 
+    Args:
+        cfg: changed in place.
+        options: value by dotted key.
+        path: of the config, for the message.
+
     Raises:
         MMDiscardError: An override does not fit.
     """

@@ -55,7 +55,13 @@ class FixedAlignment(Alignment):
 
 
 def blend(maps: Tensor, down: float, right: float) -> Tensor:
-    """`mmdiscard.aggregation.alignment.blend` by the same fractions of a cell for all rows."""
+    """`mmdiscard.aggregation.alignment.blend` by the same fractions of a cell for all rows.
+
+    Args:
+        maps: ``(M, C, h, w)``.
+        down: share of the row above, 0 to 1.
+        right: share of the column to the left, 0 to 1.
+    """
     for share, padding in ((down, (0, 0, 1, -1)), (right, (1, -1, 0, 0))):
         if share:
             maps = (1 - share) * maps + share * F.pad(maps, padding)

@@ -261,7 +261,13 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def ratio(found: Tensor, expected: Tensor, default: Tensor) -> float:
-    """Mean difference from what was expected over that from the default state, in the centre."""
+    """Mean difference from what was expected over that from the default state, in the centre.
+
+    Args:
+        found: maps ``(N, C, h, w)`` of a state.
+        expected: the same shape, as they should be.
+        default: the same shape, of the default state.
+    """
     error, effect = (_difference(found, other) for other in (expected, default))
     scale = float(default.float().abs().mean())
     return error / effect if effect > 1e-6 * scale else 0.0

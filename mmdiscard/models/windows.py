@@ -71,6 +71,12 @@ def kept_part(start: int, size: int, length: int, halo: int) -> tuple[int, int]:
     """First pixel and end of what is kept of a window, along one axis of the image.
 
     The halo is dropped at inner edges only: nothing else covers the border of the image.
+
+    Args:
+        start: first pixel of the window.
+        size: of the window.
+        length: of the image.
+        halo: width of the margin to drop.
     """
     stop = start + size
     return start + halo * (start > 0), stop - halo * (stop < length)

@@ -122,7 +122,14 @@ def blank_image(backbone: nn.Module, input_size: Size, in_channels: int | None =
 def noise_image(
     backbone: nn.Module, input_size: Size, in_channels: int | None = None, seed: int = 0
 ) -> Tensor:
-    """`blank_image` of normally distributed noise; the state of random generators stays."""
+    """`blank_image` of normally distributed noise; the state of random generators stays.
+
+    Args:
+        backbone: gives device and dtype.
+        input_size: ``(H, W)``.
+        in_channels: ``C``; None for the first of `plausible_channels`.
+        seed: of the noise.
+    """
     blank = blank_image(backbone, input_size, in_channels)
     return torch.randn(blank.shape, generator=torch.Generator().manual_seed(seed)).to(blank)
 

@@ -92,7 +92,13 @@ class DataflowRecorder(TorchDispatchMode):
             self._add([tensor], {*sources, *self.nodes(tensor)})
 
     def depends(self, outputs: Any, source: int, since: int) -> bool:
-        """Whether nodes from ``since`` on computed a tensor in ``outputs`` from node ``source``."""
+        """Whether nodes from ``since`` on computed a tensor in ``outputs`` from node ``source``.
+
+        Args:
+            outputs: tensors, nested or not.
+            source: a node.
+            since: the first node to follow.
+        """
         reached = _reached(self.sources, [source], since)
         return any(node in reached for node in self.nodes(outputs))
 

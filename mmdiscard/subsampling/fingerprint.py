@@ -58,7 +58,15 @@ class Fingerprint:
         input_size: tuple[int, int],
         channels: Sequence[int] = (),
     ) -> 'Fingerprint':
-        """The fingerprint of a built model whose ``groups`` are searched."""
+        """The fingerprint of a built model whose ``groups`` are searched.
+
+        Args:
+            model: classifier or segmentor.
+            backbone: of the model.
+            groups: the searched groups.
+            input_size: ``(H, W)`` that they were traced with.
+            channels: of the output levels, where known.
+        """
         return cls(
             model=type(model).__name__,
             backbone=type(backbone).__name__,

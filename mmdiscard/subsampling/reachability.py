@@ -45,7 +45,13 @@ def smallest_cut(
 def levels_behind(flow: Dataflow, held: Sequence[str], deepest: int) -> Levels:
     """Output levels that no longer depend on the image while the outputs of ``held`` are constant.
 
-    Empty unless the deepest level is among them.
+    Args:
+        flow: of the backbone.
+        held: names of modules.
+        deepest: position of the deepest level.
+
+    Returns:
+        Their positions; empty unless the deepest level is among them.
     """
     past = flow.levels_reached([IMAGE], held)
     behind = tuple(level for level in flow.levels_reached([IMAGE]) if level not in past)

@@ -58,6 +58,11 @@ class TraceError(Exception):
 def trace_sizes(backbone: nn.Module, input_size: Size, in_channels: int) -> Sizes:
     """Run ``backbone`` once on an image of noise, and look at sizes alone.
 
+    Args:
+        backbone: any module of images to feature maps.
+        input_size: ``(H, W)`` of the image.
+        in_channels: ``C`` of the image.
+
     Raises:
         TraceError: as `trace_strides`.
     """

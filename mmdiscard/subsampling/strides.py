@@ -115,6 +115,11 @@ class Trace:
 def trace_strides(backbone: nn.Module, input_size: Size, in_channels: int) -> Trace:
     """Run ``backbone`` once on an image of noise.
 
+    Args:
+        backbone: any module of images to feature maps.
+        input_size: ``(H, W)`` of the image.
+        in_channels: ``C`` of the image.
+
     Raises:
         TraceError: if it does not run on images of that size and number of channels.
     """

@@ -14,7 +14,17 @@ OTHER_SIZES = (224, 256, 384, 512, 128, 64, 32, 299, 448, 518)  # for advice whe
 def trace_image(
     backbone: nn.Module, input_size: Size, in_channels: int | None, expected: int | None
 ) -> Trace:
-    """The first trace that succeeds, over plausible numbers of channels if it is not given."""
+    """The first trace that succeeds, over plausible numbers of channels if it is not given.
+
+    Args:
+        backbone: any module of images to feature maps.
+        input_size: ``(H, W)`` of the image.
+        in_channels: ``C`` of the image; None to try plausible numbers.
+        expected: number to try first.
+
+    Raises:
+        MMDiscardError: if none succeeds.
+    """
     numbers = [in_channels] if in_channels else plausible_channels(backbone, expected)
     failed: dict[int, TraceError] = {}
     for channels in numbers:

@@ -105,7 +105,13 @@ def _head_outputs(head: nn.Module | None) -> Iterator[list[Tensor]]:
 
 # ------------------------------------------------------------------------------------- segmentors
 def read_segmentor(model: nn.Module, view: Any, weighted: bool = False) -> list[ViewOutput]:
-    """Predict one view of a batch with a segmentor of MMSegmentation; see `read_classifier`."""
+    """Predict one view of a batch with a segmentor of MMSegmentation; see `read_classifier`.
+
+    Args:
+        model: segmentor, attached or not.
+        view: the data batch of the view.
+        weighted: whether to return the weights of states.
+    """
     ensemble = ensemble_of(model) if weighted else None
     if ensemble is None or not ensemble.pipeline.weighs_confidence:
         return [_segmented(sample) for sample in model.test_step(view)]

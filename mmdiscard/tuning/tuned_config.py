@@ -39,7 +39,13 @@ def tuned_config(cfg: Config, procedure: Procedure, setting: StateSetting | None
 
 
 def write_tuned_config(path: Path, cfg: Config, comments: list[str]) -> None:
-    """Write a config as Python, complete, with comments above it."""
+    """Write a config as Python, complete, with comments above it.
+
+    Args:
+        path: of the file.
+        cfg: the config.
+        comments: lines.
+    """
     head = ''.join(f'# {line}\n' for line in comments)
 
     def write(partial: Path) -> None:

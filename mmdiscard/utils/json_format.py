@@ -26,7 +26,13 @@ class JsonFormat:
     def write_content(
         self, path: str | PathLike, content: Mapping[str, Any], compact: bool = False
     ) -> None:
-        """Write ``content`` atomically; see `write_json`."""
+        """Write ``content`` atomically; see `write_json`.
+
+        Args:
+            path: of the file.
+            content: what to write besides format and version.
+            compact: without indentation.
+        """
         head = dict(format=self.format, version=self.version)
         write_json(path, head | dict(content), compact)
 
