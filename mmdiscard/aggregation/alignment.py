@@ -1,8 +1,7 @@
 """Alignment: undoes the displacement of states before they are merged."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 from ..execution import Levels
 from ..registry import ALIGNMENTS
 from ..subsampling import StateSpace
+from ..subsampling.translation import translate
 
 
 @dataclass(frozen=True)
@@ -114,52 +114,3 @@ def blend(maps: Tensor, fraction: Tensor) -> Tensor:
             before = F.pad(maps, (0, 0, 1, -1) if axis == 0 else (1, -1, 0, 0))
             maps = (1 - t) * maps + t * before
     return maps
-
-
-def translate(maps: Tensor, cells: Tensor) -> Tensor:
-    """Move each row by its own whole number of cells; edges are replicated.
-
-    Args:
-        maps: ``(M, C, h, w)``.
-        cells: ``(M, 2)`` long, (dy, dx); positive moves content down and to the right.
-    """
-    if not cells.any():
-        return maps
-    moved = torch.empty_like(maps)
-    for rows, (dy, dx) in equal_moves(cells):
-        for into, of in pieces(dy, dx, maps.shape[2:]):
-            moved[rows][into] = maps[rows][of]
-    return moved
-
-
-def equal_moves(cells: Tensor) -> Iterator[tuple[slice, list[int]]]:
-    """Runs of rows with equal moves, from ``(M, 2)`` cells: their slice and [dy, dx]."""
-    ends = (cells.diff(dim=0) != 0).any(1).nonzero().flatten() + 1
-    for start, stop in pairwise([0, *ends.tolist(), len(cells)]):
-        yield slice(start, stop), cells[start].tolist()
-
-
-def pieces(dy: int, dx: int, size: Sequence[int]) -> Iterator[tuple[tuple, tuple]]:
-    """Pieces of a map that moves by (dy, dx): index in the moved map, index in the map.
-
-    There are at most two pieces per axis: the part that stays inside, and the edge, one cell wide,
-    which is broadcast to what remains.
-
-    Args:
-        dy: cells down.
-        dx: cells to the right.
-        size: ``(h, w)`` of the map.
-    """
-    for rows, columns in product(_parts(dy, size[0]), _parts(dx, size[1])):
-        yield (..., rows[0], columns[0]), (..., rows[1], columns[1])
-
-
-def _parts(move: int, size: int) -> list[tuple[slice, slice]]:
-    """The pieces along one axis; if the map moves out completely, its last cell is repeated."""
-    edge = min(abs(move), size - 1)
-    if edge == 0:
-        return [(slice(None), slice(None))]
-    if move > 0:
-        return [(slice(edge, size), slice(0, size - edge)), (slice(0, edge), slice(0, 1))]
-    last = (slice(size - edge, size), slice(size - 1, size))
-    return [(slice(0, size - edge), slice(edge, size)), last]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..subsampling.layers import memory_format
-from .alignment import equal_moves, pieces, translate
+from ..subsampling.translation import equal_moves, pieces, translate
 
 
 class RunningMean:

@@ -69,7 +69,7 @@ def blend(maps: Tensor, down: float, right: float) -> Tensor:
 
 
 def translate(maps: Tensor, down: int, right: int) -> Tensor:
-    """`mmdiscard.aggregation.alignment.translate` by the same whole cells for all rows.
+    """`mmdiscard.subsampling.translation.translate` by the same whole cells for all rows.
 
     Args:
         maps: ``(M, C, h, w)``, larger than the move.

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_map
 
 from ..errors import MMDiscardError
 from .dataflow import maps_in
-from .image_group import displaced
 from .layers import fill_value, memory_format, trim
 from .state import StateSpace, SubsamplingGroup
+from .translation import translate
 
 Inputs = dict[str, Tensor]  # by member name, what each layer of a group receives
 
@@ -206,7 +206,7 @@ class _ImageHooks(_LayerHooks):
     """The pair of the backbone itself: it receives displaced images, and its output is its own."""
 
     def put_in(self, inputs: Tensor, offsets: Tensor, fill: float) -> Tensor:
-        return displaced(inputs, offsets * torch.tensor(self.stride))
+        return translate(inputs, -offsets * torch.tensor(self.stride))
 
     def trim(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         return None

@@ -4,7 +4,6 @@ State ``(dy, dx)`` of the group takes the image that begins ``dy`` and ``dx`` st
 right. It needs nothing of a model but a call, at the price of one forward per state.
 """
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import MMDiscardError
@@ -68,22 +67,3 @@ def image_map(sample: Tensor) -> SubsamplingMap:
         channels_last=(False,),
         sample=(sample, (sample,)),
     )
-
-
-def displaced(images: Tensor, pixels: Tensor) -> Tensor:
-    """Take of every image what begins further down and right; the last row and column repeat.
-
-    Args:
-        images: ``(M, C, H, W)``.
-        pixels: ``(M, 2)`` whole numbers (dy, dx).
-    """
-    distinct, which = pixels.unique(dim=0, return_inverse=True)
-    found = torch.empty_like(images)
-    for index, (dy, dx) in enumerate(distinct.tolist()):
-        rows = (which == index).nonzero().flatten().to(images.device)
-        down, right = (
-            (torch.arange(size, device=images.device) + move).clamp(max=size - 1)
-            for size, move in zip(images.shape[2:], (dy, dx), strict=True)
-        )
-        found[rows] = images[rows][:, :, down][..., right]
-    return found
