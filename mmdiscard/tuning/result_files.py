@@ -15,16 +15,19 @@ from .evaluation import ImageResult
 class ResultFiles:
     """One file of JSON lines per process: what the run is, then a line per finished image.
 
-    Files of a run with other settings are removed. A line that was cut off is ignored.
+    Files of a run with other settings are removed. A line that was cut off is ignored, and so is
+    an image that lacks a procedure, as after a run for a lower cost.
 
     Args:
         folder: of the files; all processes see the same.
         about: what results depend on.
+        procedures: names of those that are evaluated, in order.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, Any], procedures: Sequence[str]) -> None:
         self.folder = folder
         self.about = as_json(about)
+        self.procedures = procedures
         if is_main_process():
             folder.mkdir(parents=True, exist_ok=True)
             for path in self._paths():
@@ -38,9 +41,12 @@ class ResultFiles:
         found = {}
         for path in self._paths():
             for line in _lines(path)[1:]:
-                found[line['image']] = ImageResult(
-                    np.array(line['statistics'], dtype=np.float64), np.array(line['costs'])
-                )
+                costs, statistics = line['costs'], line['statistics']
+                if all(name in costs for name in self.procedures):
+                    found[line['image']] = ImageResult(
+                        np.array([statistics[name] for name in self.procedures], dtype=np.float64),
+                        np.array([costs[name] for name in self.procedures]),
+                    )
         return found
 
     def append(self, images: Sequence[int], results: Sequence[ImageResult]) -> None:
@@ -51,7 +57,11 @@ class ResultFiles:
             results: of the same images.
         """
         lines = [
-            dict(image=image, costs=one.costs.tolist(), statistics=_short(one.statistics))
+            dict(
+                image=image,
+                costs=dict(zip(self.procedures, one.costs.tolist(), strict=True)),
+                statistics=dict(zip(self.procedures, _short(one.statistics), strict=True)),
+            )
             for image, one in zip(images, results, strict=True)
         ]
         if not self.own.exists():

@@ -157,14 +157,13 @@ def _results(
     states = {name: one.setting and one.setting.options for name, one in prepared.items()}
     about = request.images.describe() | dict(
         format='mmdiscard tune images',
-        version=1,
+        version=2,
         weights=weights,
         model=cfg.model,
         data=request.images.dataset(cfg),
         states=states,
-        procedures=[one.name for one in procedures],
     )
-    files = ResultFiles(request.folder / 'tune', about)
+    files = ResultFiles(request.folder / 'tune', about, [one.name for one in procedures])
     finished = files.read()
     barrier()  # before a process adds to its file
     missing = [image for image in range(len(drawn)) if image not in finished]

@@ -145,6 +145,18 @@ def test_an_interrupted_run_goes_on_where_it_was(command, tmp_path, monkeypatch)
         assert one['nll'] == pytest.approx(other['nll'], rel=1e-5)  # batches were others
 
 
+def test_a_lower_cost_predicts_nothing_again(command, tmp_path, monkeypatch):
+    args = [*command('classifier'), '--groups']
+    tool.main(args)
+    at_three = {row['name']: row for row in results_in(tmp_path)['rows']}
+    monkeypatch.setattr(engine, 'evaluate_procedures', None)
+    tool.main([*args, '--cost', '1'])
+    found = results_in(tmp_path)['rows']
+    assert 0 < len(found) < len(at_three)
+    for row in found:
+        assert row == at_three[row['name']]
+
+
 @pytest.mark.parametrize(
     'flags, message',
     [
