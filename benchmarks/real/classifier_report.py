@@ -18,7 +18,7 @@ from benchmarks.common.statistics import Interval, paired_interval
 from benchmarks.common.tables import markdown_table
 from mmdiscard.utils import write_json
 
-from .classifiers import LOGITS, MODELS
+from .classifiers import LOGITS, MODELS, choosing
 
 BINS = 15
 PLAIN = 'plain'
@@ -105,9 +105,7 @@ class Logits:
         self.arrays = dict(np.load(path))
         self.labels = self.arrays.pop('labels')
         self.costs = json.loads(str(self.arrays.pop('costs')))
-        choosing = np.random.default_rng(0).permutation(len(self.labels))
-        self.chooses = np.zeros(len(self.labels), bool)
-        self.chooses[choosing[: len(self.labels) // 2]] = True
+        self.chooses = choosing(len(self.labels))
 
     def mean(self, names: Sequence[str]) -> np.ndarray | None:
         """Mean logits ``(N, 1000)``; None if one of them was not computed."""

@@ -90,6 +90,13 @@ MODELS = {
 }
 
 
+def choosing(count: int) -> np.ndarray:
+    """Which of so many images choose (a half, drawn with seed 0); the others report: ``(N,)``."""
+    chooses = np.zeros(count, bool)
+    chooses[np.random.default_rng(0).permutation(count)[: count // 2]] = True
+    return chooses
+
+
 def noisy(image: Image.Image, seed: int) -> Image.Image:
     """Gaussian noise with a standard deviation of 25 of 255."""
     noise = np.random.default_rng(seed).normal(0, 25, (*image.size[::-1], 3))

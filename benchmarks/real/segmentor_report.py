@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common.statistics import image_draws
-from benchmarks.common.tables import markdown_table
+from benchmarks.common.tables import interval, markdown_table
 from mmdiscard.utils import write_json
 
 from .segmentors import (
@@ -220,11 +220,6 @@ def place_table(rows: Sequence[dict]) -> list[str]:
             for row in rows
         ],
     )
-
-
-def interval(gain: Sequence[float]) -> str:
-    """``+0.69 [+0.49, +0.91]``."""
-    return f'{gain[0]:+.2f} [{gain[1]:+.2f}, {gain[2]:+.2f}]'
 
 
 def main_table(rows: Sequence[dict]) -> list[str]:
