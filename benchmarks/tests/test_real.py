@@ -20,6 +20,7 @@ from benchmarks.real.classifiers import displaced
 from benchmarks.real.convert_weights import timm_names
 from benchmarks.real.segmentor_atoms import moved
 from benchmarks.real.segmentors import Statistics, merged, places, procedures, tile_masks
+from benchmarks.real.windows_picture import BROKEN, MENDED, OTHER, UNCHANGED, boxes_in, changes
 
 DATA = os.environ.get('MMDISCARD_REAL_DATA')
 
@@ -152,3 +153,10 @@ def test_a_row_of_the_segmentors_again(model, monkeypatch, tmp_path):
     for row, before in zip(again, recorded, strict=True):
         low, high = before['gain'][1:]
         assert low - (high - low) <= row['gain'][0] <= high + (high - low)
+
+
+def test_a_picture_of_what_changed():
+    truth = np.array([[0, 1, 2, 255]])
+    picture = changes(truth, np.array([[1, 1, 0, 0]]), np.array([[0, 2, 1, 1]]))
+    assert [tuple(pixel) for pixel in picture[0].tolist()] == [MENDED, BROKEN, OTHER, UNCHANGED]
+    assert boxes_in([[16, 32, 64, 96]], (128, 128), (64, 256)) == [(64, 8, 192, 32)]

@@ -113,7 +113,7 @@ def choose_windows(
     """
     frame = tuple(uncertainty.shape[1:])
     axes = [_Axis(*lengths, grid.halo) for lengths in zip(frame, grid.size, grid.step, strict=True)]
-    cells = _sums(uncertainty, valid, (axes[0].unit, axes[1].unit)).cpu().double()
+    cells = _sums(uncertainty.detach(), valid, (axes[0].unit, axes[1].unit)).cpu().double()
     boxes = [
         (image, top, left)
         for image, own in enumerate(cells)

@@ -144,8 +144,9 @@ def test_the_coarsest_stride_says_which_sizes_fit(build, divisor):
         assert ensemble.divisor == (divisor, divisor)
 
 
-def test_gradients_may_be_on():
-    with mmdiscard.attach(segmentor(), dict(groups='all'), GREEDY) as ensemble:
+@pytest.mark.parametrize('settings', [dict(search=GREEDY), dict(where='unsure')])
+def test_gradients_may_be_on(settings):
+    with mmdiscard.attach(segmentor(), dict(groups='all'), **settings) as ensemble:
         found = ensemble.predict(images(1, SIZE))
         with torch.no_grad():
             assert torch.equal(found, ensemble.predict(images(1, SIZE)))
