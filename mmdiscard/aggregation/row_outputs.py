@@ -26,6 +26,8 @@ class RowOutputs:
         alignment: of states.
         reads: returns the features that the head reads for a single state.
         independent: whether classes are independent decisions (sigmoid), not exclusive ones.
+        mirrored: ``(M,)`` bool, rows of mirror images, whose logits are to be mirrored back; None
+            if there are none.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class RowOutputs:
         alignment: Alignment,
         reads: Callable[['RowOutputs'], Levels],
         independent: bool = False,
+        mirrored: Tensor | None = None,
     ) -> None:
         self.computed = computed
         self.rows = computed.rows
@@ -45,6 +48,7 @@ class RowOutputs:
         self._alignment = alignment
         self._reads = reads
         self._independent = independent
+        self._mirrored = mirrored
 
     @cached_property
     def aligned(self) -> Levels:
@@ -54,7 +58,11 @@ class RowOutputs:
     @cached_property
     def logits(self) -> Tensor:
         """Logits of each row, ``(M, K)`` or ``(M, K, H, W)``, before they are moved."""
-        return self._head(self._reads(self), self.computed)
+        logits = self._head(self._reads(self), self.computed)
+        if self._mirrored is None:
+            return logits
+        mirrored = self._mirrored.to(logits.device).view(-1, 1, 1, 1)
+        return torch.where(mirrored, logits.flip(3), logits)
 
     @cached_property
     def shift(self) -> Tensor | None:
@@ -62,6 +70,8 @@ class RowOutputs:
         if not self._alignment.in_output_space:
             return None
         displacement = self._geometry.space.displacement(self.rows.states)
+        if self._mirrored is not None:
+            displacement[self._mirrored, 1] *= -1
         sizes = zip(self.logits.shape[2:], self.computed.inputs.shape[2:], strict=True)
         return (displacement * torch.tensor([out / size for out, size in sizes])).round().long()
 

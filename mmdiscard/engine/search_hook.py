@@ -190,9 +190,10 @@ def _plan(ensemble: Ensemble) -> str:
     """Log line: number of states, their groups, and a warning if the budget allows only one."""
     names = ', '.join(group.name for group in ensemble.groups)
     windows = ensemble.windows
-    if windows is not None:
+    if windows is not None and ensemble.pipeline.merges:
         place = windows.describe(ensemble.input_size)
-        return f'searching {ensemble.budget} states over {names} in {place}'
+        states = f'{ensemble.budget} state{"s" * (ensemble.budget > 1)}'
+        return f'searching {states} over {names} in {place}'
     if ensemble.budget > 1:
         return f'searching {ensemble.budget} states over {names}'
     prices = ensemble.prices

@@ -63,7 +63,9 @@ def _unused(records: Sequence[dict], passes: Sequence[dict]) -> Iterator[str]:
             f'  no state was used for {which}: no prediction passed the searched model, so figures '
             'are those of the plain model'
         )
-    elif passes and not any(any(state) for entry in passes for state in entry['states']):
+    elif passes and not any(
+        any(map(any, entry['states'])) or entry.get('windows') for entry in passes
+    ):
         yield (
             '  no state was used but the default one: figures are those of the plain model; raise '
             'the budget of the search or loosen its gate'

@@ -88,8 +88,9 @@ def attach(
             trace with; takes three to five forwards of one image.
         where: of segmentors, ``'unsure'`` to compute states besides the default one only in windows
             around the unsure parts of each image; or a dict of ``size`` (``(H, W)`` of a window, in
-            pixels), ``halo`` and either ``share`` (of the area of an image) or ``cost`` (in plain
-            forwards), see docs/unsure-regions.md. None for the whole image.
+            pixels), ``halo``, ``flip`` (mirror images of windows too) and either ``share`` (of the
+            area of an image) or ``cost`` (in plain forwards), see docs/unsure-regions.md. None for
+            the whole image.
         uncertainty: whether to store, beside each prediction, how sure it is: ``confidence``, the
             probability of what is predicted, and ``disagreement`` of the states in bits, see
             `Disagreement`. In segmentors both are `PixelData` of ``(1, H, W)`` at the original
@@ -193,8 +194,9 @@ def _attach(
         aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
         features = CheckedSizes(adapter.features, found)
         executor = PrefixExecutor(features, hooks, cost_model, entries, limits)
+        mirrors = where is not None and where.flip
         pipeline = Pipeline(
-            adapter, executor, search, aggregator, geometry, cost_model, uncertainty
+            adapter, executor, search, aggregator, geometry, cost_model, uncertainty, mirrors
         )
         ensemble = Ensemble(pipeline, found.input_size, where)
         adapter.install(ensemble.predict)

@@ -78,8 +78,13 @@ class BatchInference:
         """Compute rows, in parts."""
         return map(self.outputs, self._run.compute(rows))
 
-    def outputs(self, computed: BackboneOutputs) -> RowOutputs:
-        """Aligned levels, logits and entropy of computed rows, each worked out when asked for."""
+    def outputs(self, computed: BackboneOutputs, mirrored: Tensor | None = None) -> RowOutputs:
+        """Aligned levels, logits and entropy of computed rows, each worked out when asked for.
+
+        Args:
+            computed: the rows.
+            mirrored: see `RowOutputs`.
+        """
         aggregator = self.pipeline.aggregator
         return RowOutputs(
             computed,
@@ -88,6 +93,7 @@ class BatchInference:
             aggregator.alignment,
             aggregator.stage.head_input,
             self.pipeline.adapter.independent_classes,
+            mirrored,
         )
 
     def add(self, rows: Rows, see: Callable[[RowOutputs], None] = lambda outputs: None) -> None:

@@ -225,7 +225,7 @@ class Ensemble:
         return type(None), ()
 
     def _predict(self, images: Tensor, context: Any) -> Tensor:
-        if self.windows is not None and self.budget > 1:
+        if self.windows is not None and self.pipeline.merges:
             logits, result = self.windows.predict(self.pipeline, images, context)
             self.publish(result)
             return logits

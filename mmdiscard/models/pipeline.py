@@ -20,8 +20,8 @@ from .adapters import ModelAdapter
 class Pipeline:
     """The parts that predict, and what follows from their combination.
 
-    A prediction of one state has nothing to compare or to weigh: it is neither scored nor gated
-    nor weighted. That is decided here, once.
+    A prediction of one state and one view has nothing to compare or to weigh: it is neither scored
+    nor gated nor weighted. That is decided here, once.
 
     Attributes:
         adapter: of the model.
@@ -31,6 +31,7 @@ class Pipeline:
         geometry: where the cells of the output levels lie.
         cost_model: what the parts of the model cost.
         uncertainty: whether to measure how much the states of an image disagree.
+        mirrors: whether mirror images are predicted as well, in every state.
 
     Raises:
         MMDiscardError: if the search looks at attention and the aggregator has none.
@@ -43,6 +44,7 @@ class Pipeline:
     geometry: Geometry
     cost_model: CostModel
     uncertainty: bool = False
+    mirrors: bool = False
 
     def __post_init__(self) -> None:
         criterion = self.search.criterion
@@ -63,7 +65,7 @@ class Pipeline:
         """Prices of states with this search and aggregator, in plain forwards."""
         looks = self.search.runs_head or self.aggregator.needs_prediction or self.uncertainty
         judged = self._prices(looks)
-        one = self.search.most_states(self.space, judged) == 1
+        one = self.search.most_states(self.space, judged) == 1 and not self.mirrors
         return self._prices(False) if one else judged
 
     @cached_property
@@ -72,24 +74,29 @@ class Pipeline:
         return self.search.most_states(self.space, self.prices)
 
     @property
+    def merges(self) -> bool:
+        """Whether an image may have more than one prediction."""
+        return self.budget > 1 or self.mirrors
+
+    @property
     def needs_prediction(self) -> bool:
         """Whether the next round of the search depends on predictions for this one."""
-        return self.budget > 1 and self.search.needs_prediction
+        return self.merges and self.search.needs_prediction
 
     @property
     def weighs_confidence(self) -> bool:
         """Whether the weights of states say how sure their predictions are."""
-        return self.budget > 1 and self.aggregator.weighs_confidence
+        return self.merges and self.aggregator.weighs_confidence
 
     @property
     def compares_attention(self) -> bool:
         """Whether a state is scored by the attention that it receives among all so far."""
         criterion = self.search.criterion
-        return self.budget > 1 and criterion is not None and criterion.needs_attention
+        return self.merges and criterion is not None and criterion.needs_attention
 
     def judge(self, rows: Rows, signals: Signals) -> Feedback:
         """Feedback for the search on ``rows``."""
-        if self.budget == 1:
+        if not self.merges:
             return Feedback(confident=torch.ones(len(rows), dtype=torch.bool))
         search = self.search
         return Feedback(
@@ -100,13 +107,13 @@ class Pipeline:
 
     def begin_merge(self, num_images: int) -> Merge:
         """Begin to merge the states of ``num_images`` images."""
-        if self.budget == 1:
+        if not self.merges:
             return Merge(self.aggregator.stage, ones, num_images)
         return self.aggregator.merge(num_images, self.budget)
 
     def begin_comparison(self, num_images: int) -> Disagreement | None:
         """Begin to compare the states of ``num_images`` images; None if nothing is to compare."""
-        if self.budget == 1 or not self.uncertainty:
+        if not self.merges or not self.uncertainty:
             return None
         return Disagreement(num_images, self.adapter.independent_classes)
 

@@ -29,16 +29,19 @@ class UnsureWindows:
         halo: see `Windows`.
         share: sum of the areas of the windows, relative to the image, at most.
         cost: plain forwards per image at most, instead of ``share``.
+        flip: whether mirror images of the windows are predicted as well, in every state.
     """
 
     size: Size | None = None
     halo: int = DEFAULT_HALO
     share: float | None = None
     cost: float | None = None
+    flip: bool = False
 
     @classmethod
     def parse(cls, where: Any) -> 'UnsureWindows':
-        """Read the option of a config: ``'unsure'`` or ``dict(size=, halo=, share= or cost=)``.
+        """Read the option of a config: ``'unsure'`` or ``dict(size=, halo=, share= or cost=,
+        flip=)``.
 
         One that was read already is returned as it is.
 
@@ -48,14 +51,14 @@ class UnsureWindows:
         if isinstance(where, cls):
             return where
         where = dict(type=where) if isinstance(where, str) else where
-        names = ('type', 'size', 'halo', 'share', 'cost')
+        names = ('type', 'size', 'halo', 'share', 'cost', 'flip')
         if (
             not isinstance(where, Mapping)
             or set(where) - set(names)
             or where.get('type', UNSURE) != UNSURE
         ):
             raise MMDiscardError(
-                f"where is 'unsure' or a dict of size, halo and share or cost, such as "
+                f"where is 'unsure' or a dict of size, halo, flip and share or cost, such as "
                 f'dict(size=(96, 96), halo=16, share=0.4); got {where!r}'
             )
         given = {name: where[name] for name in names[1:] if where.get(name) is not None}
@@ -162,6 +165,8 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
     halo = given.get('halo', 0)
     if not _is_whole(halo) or halo < 0:
         raise MMDiscardError(f'where: halo is a number of pixels, at least 0; got {halo!r}')
+    if not isinstance(given.get('flip', False), bool):
+        raise MMDiscardError(f'where: flip is True or False; got {given["flip"]!r}')
     if 'share' in given and 'cost' in given:
         raise MMDiscardError('where takes either share or cost, not both')
     for name, least in (('share', 0), ('cost', 1)):

@@ -1,4 +1,4 @@
-"""States that are computed in windows alone: around the unsure parts of a plain prediction."""
+"""States and mirror images in windows alone: around the unsure parts of a plain prediction."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +19,7 @@ from .windows import Size, Windows
 
 
 class WindowSearch:
-    """Predicts images plainly, and their unsure windows once more in other states.
+    """Predicts images plainly, and their unsure windows again: other states, mirror images.
 
     Args:
         where: how windows are chosen.
@@ -48,9 +48,11 @@ class WindowSearch:
         size = self.where.size_in(frame, self.step)
         count = self.where.number(frame, size)
         area = count * size[0] * size[1] / (frame[0] * frame[1])
+        mirrored = ' and their mirror images' if self.where.flip else ''
         return (
-            f'{count} window{"s" * (count != 1)} of {size[0]} x {size[1]} ({area:.0%} of an image '
-            f'of {frame[0]} x {frame[1]}), about {1 + area * self.price:.2f} plain forwards'
+            f'{count} window{"s" * (count != 1)} of {size[0]} x {size[1]}{mirrored} ({area:.0%} of '
+            f'an image of {frame[0]} x {frame[1]}), about {1 + area * self.price:.2f} plain '
+            'forwards'
         )
 
     def predict(
@@ -118,6 +120,8 @@ class WindowSearch:
 class WindowBatch(BatchInference):
     """Windows as a batch, whose default state is known already: cut out of the plain prediction.
 
+    Their mirror images, if wanted, are further images of the executor, and end in the same mean.
+
     Args:
         pipeline: what the windows go through.
         windows: of ``images``.
@@ -133,6 +137,14 @@ class WindowBatch(BatchInference):
         context = pipeline.adapter.window_context(context, windows.images.tolist(), crops)
         super().__init__(pipeline, crops, context)
         self._plain = windows.crop(logits)
+        if pipeline.mirrors:
+            mirrored = pipeline.adapter.backbone_input(crops.flip(3), context)
+            self._run = pipeline.executor.start(torch.cat([self.received, mirrored]))
+
+    @property
+    def costs(self) -> Tensor:
+        backbone = self._run.costs.view(-1, len(self.images)).sum(0)
+        return backbone + self.pipeline.cost_model.head * self._heads
 
     def compute(self, rows: Rows) -> Iterator[RowOutputs]:
         known = (rows.states == self.pipeline.space.default(1)).all(1)
@@ -140,9 +152,17 @@ class WindowBatch(BatchInference):
         if len(places):
             plain = self._plain[rows.images[known].to(self._plain.device)]
             yield _outputs(self.pipeline, rows[known], plain, places)
-        others = (~known).nonzero().flatten()
-        for computed in self._run.compute(rows[~known]):
-            yield self.outputs(computed.moved(others))
+        count = len(self.images)
+        others = [(~known).nonzero().flatten()]
+        images = [rows.images[~known]]
+        if self.pipeline.mirrors:
+            others.append(torch.arange(len(rows)))
+            images.append(rows.images + count)
+        others = torch.cat(others)
+        for computed in self._run.compute(Rows(torch.cat(images), rows.states[others])):
+            seen, states = computed.rows.images, computed.rows.states
+            own = replace(computed.moved(others), rows=Rows(seen % count, states))
+            yield self.outputs(own, seen >= count if self.pipeline.mirrors else None)
 
 
 def _outputs(
@@ -166,10 +186,11 @@ def states_of(pipeline: Pipeline) -> Tensor:
 
 
 def price_of_look(pipeline: Pipeline) -> float:
-    """Cost of the states besides the default one, in plain forwards of the same area."""
+    """Cost of all but the plain prediction, in plain forwards of the same area."""
     states = states_of(pipeline)
     others = states[(states != pipeline.space.default(1)).any(1)]
-    return pipeline.prices.of(others.tolist()) if len(others) else 0.0
+    price = pipeline.prices.of(others.tolist()) if len(others) else 0.0
+    return price + pipeline.prices.of(states.tolist()) * pipeline.mirrors
 
 
 def coarsest_stride(pipeline: Pipeline) -> Size:

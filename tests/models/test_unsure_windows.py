@@ -1,4 +1,4 @@
-"""Windows around the unsure parts of images, and states that are computed in these alone."""
+"""Windows around the unsure parts of images: states and mirror images of these alone."""
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from mmdiscard.models.windows import kept_part
 
 SIZE = (64, 96)
 STATES = dict(type='SpreadStates', budget=2)
+PLAIN = dict(type='SpreadStates', budget=1)
 EXACT = dict(type='AverageAggregator', on='logits', align='exact')
 SLIDE = dict(mode='slide', crop_size=(64, 64), stride=(32, 32))
 PYRAMID = dict(backbone=SMALL_RESNET_4_LEVELS)
@@ -149,6 +150,57 @@ def test_windows_that_cover_everything_equal_the_whole_image_away_from_their_edg
     assert errors[32] < 1e-5 < 1e-3 < errors[0]
 
 
+def mirrored(model, batch, size=SIZE):
+    return logits(model, batch.flip(3), size).flip(3)
+
+
+@pytest.mark.parametrize('search', [PLAIN, STATES], ids=['flip', 'flip and states'])
+@pytest.mark.parametrize(
+    'options',
+    [dict(), PYRAMID, dict(head=FCN_HEAD | dict(align_corners=True)), dict(test_cfg=SLIDE)],
+    ids=['stride 8', 'pyramid', 'align_corners', 'slide'],
+)
+def test_mirror_images_of_a_window_of_the_whole_image_are_those_of_the_image(options, search):
+    model, batch = segmentor(**options), images(2, SIZE)
+    size = (64, 64) if 'test_cfg' in options else SIZE
+    with attached(model, None, search, size=size):
+        expected = (logits(model, batch) + mirrored(model, batch)) / 2
+    where = dict(size=size, halo=0, share=1.0, flip=True)
+    with attached(model, where, search, size=size) as ensemble:
+        found = logits(model, batch)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(found, logits(model, batch), rtol=1e-2, atol=1e-3)
+    # Prices say what the executor computes, up to the rows it enters a backbone with.
+    assert ensemble.last.cost == pytest.approx(1 + ensemble.windows.price, rel=0.1)
+
+
+@pytest.mark.parametrize('search', [PLAIN, STATES], ids=['flip', 'flip and states'])
+def test_mirrored_windows_that_cover_everything_equal_the_whole_mirror_image(search):
+    """With a halo as wide as what a pixel sees, plus the displacement."""
+    head = FCN_HEAD | dict(in_channels=4, in_index=0, num_convs=0, channels=4)
+    model, batch = segmentor(backbone=SHALLOW, head=head), images(2, (128, 128))
+    options = dict(search=search, size=(128, 128), groups=[0])
+    with attached(model, None, **options):
+        expected = logits(model, batch, (128, 128)) + mirrored(model, batch, (128, 128))
+    errors = {}
+    for halo in (0, 32):
+        where = dict(size=80, halo=halo, share=30.0, flip=True)
+        with attached(model, where, **options) as ensemble:
+            found = logits(model, batch, (128, 128))
+        assert len(ensemble.last.windows[0]) > 3
+        errors[halo] = float((found - expected / 2).abs().max())
+    assert errors[32] < 1e-5 < 1e-3 < errors[0]
+
+
+@pytest.mark.parametrize('search', [PLAIN, STATES], ids=['flip', 'flip and states'])
+def test_no_mirrored_window_is_the_plain_model_bitwise(search):
+    model, batch = segmentor(**PYRAMID), images(2, SIZE)
+    plain = logits(model, batch)
+    with attached(model, dict(share=0.0, flip=True), search) as ensemble:
+        assert torch.equal(logits(model, batch), plain)
+        assert ensemble.last.cost == 1.0
+
+
 def test_outside_of_windows_nothing_changes_and_inside_they_do():
     model, batch = segmentor(**PYRAMID), images(2, (128, 128))
     plain = logits(model, batch, (128, 128))
@@ -166,9 +218,11 @@ def test_outside_of_windows_nothing_changes_and_inside_they_do():
 
 
 @pytest.mark.parametrize('make', [lambda: segmentor(**PYRAMID), mit_segmentor], ids=['CNN', 'MiT'])
-def test_batches_change_nothing(make):
+@pytest.mark.parametrize('flip', [False, True])
+def test_batches_change_nothing(make, flip):
     model, batch = make(), images(3, (128, 128))
-    with attached(model, dict(size=64, share=0.5), size=(128, 128)) as ensemble:
+    where = dict(size=64, share=0.5, flip=flip)
+    with attached(model, where, size=(128, 128), max_rows=5) as ensemble:
         together = logits(model, batch, (128, 128))
         windows = ensemble.last.windows
         for index, image in enumerate(batch):
@@ -213,12 +267,12 @@ def test_states_disagree_in_windows_alone():
 
 def test_a_cost_is_kept():
     model, batch = segmentor(**PYRAMID), images(1, (128, 128))
-    for cost, states in ((1.0, 2), (1.4, 2), (1.4, 4), (2.5, 4)):
+    for cost, states, flip in ((1.0, 2, False), (1.4, 4, False), (1.4, 1, True), (2.5, 4, True)):
         search = dict(type='SpreadStates', budget=states)
-        where = dict(size=32, halo=0, cost=cost)
+        where = dict(size=32, halo=0, cost=cost, flip=flip)
         with attached(model, where, search, size=(128, 128)) as ensemble:
             logits(model, batch, (128, 128))
-        assert cost - 3 / 16 <= ensemble.last.cost <= cost + 1e-9
+        assert cost - (states + states * flip) / 16 <= ensemble.last.cost <= cost + 1e-9
 
 
 def test_the_image_as_a_group():
@@ -249,6 +303,7 @@ def test_smaller_images_than_windows_are_taken_whole():
         (dict(size=64, halo=17), 'leaves less than one cell of the coarsest stride, 32, of'),
         (dict(share=-0.1), 'share is a number of at least 0'),
         (dict(cost=0.9), 'cost is a number of at least 1'),
+        (dict(flip='left'), 'flip is True or False'),
         (dict(share=0.4, cost=1.4), 'either share or cost'),
         (dict(size=160, share=1), '160 x 160 are larger than the images, 128 x 128'),
         (dict(size=48), 'whole cells of the coarsest stride, 32; take multiples of 32'),
