@@ -51,8 +51,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.plain and has_search_flags(args):
         parser.error(
-            '--plain leaves mmdiscard out, so it takes no --states, --cost, --groups, --where or '
-            '--uncertainty'
+            '--plain leaves mmdiscard out, so it takes no --states, --cost, --groups, --where, '
+            '--flip or --uncertainty'
         )
     if args.out_item and not args.out:
         parser.error('--out-item needs --out, the file to write')

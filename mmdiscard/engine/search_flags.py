@@ -16,7 +16,7 @@ WORDS = ('auto', 'all', 'inner')
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--states``, ``--cost``, ``--groups``, ``--where`` and ``--uncertainty``."""
+    """Add ``--states``, ``--cost``, ``--groups``, ``--where``, ``--flip``, ``--uncertainty``."""
     parser.add_argument(
         '--states',
         type=int,
@@ -43,6 +43,12 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         'image, as much of it as --cost pays for (default: 40 %% of its area)',
     )
     parser.add_argument(
+        '--flip',
+        action='store_true',
+        help='with --where unsure: mirror images of these parts too (with --states 1: instead of '
+        'further states)',
+    )
+    parser.add_argument(
         '--uncertainty',
         action='store_true',
         help='also confidence and disagreement of the states: in data samples, in --out (maps of '
@@ -52,7 +58,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
 
 def has_search_flags(args: argparse.Namespace) -> bool:
     values = args.states, args.cost, args.groups, args.where
-    return args.uncertainty or any(value is not None for value in values)
+    return args.uncertainty or args.flip or any(value is not None for value in values)
 
 
 def parse_groups(text: str) -> str | list[str | int]:
@@ -67,9 +73,9 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
     """Let the config's `SubsamplingSearchHook` do what the flags say; without one, add it.
 
     A flag replaces the one setting that it names: ``--states`` and ``--cost`` the budget of the
-    search, ``--groups`` the groups, ``--where`` the windows, ``--uncertainty`` the option of that
-    name. Where states are computed in windows, ``--cost`` says how much of the image these cover.
-    The rest stays as it is in the config, or the default.
+    search, ``--groups`` the groups, ``--where`` the windows, ``--flip`` their mirror images,
+    ``--uncertainty`` the option of that name. Where states are computed in windows, ``--cost`` says
+    how much of the image these cover. The rest stays as it is in the config, or the default.
 
     Raises:
         MMDiscardError: The budget is below 1, or the search of the config has none.
@@ -83,11 +89,19 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
         hook.uncertainty = True
     if args.where is not None:
         hook.where = UNSURE if args.where == UNSURE else None
+    if args.flip:
+        if hook.get('where') is None:
+            raise MMDiscardError(
+                '--flip is for windows around the unsure parts of an image, add --where unsure; '
+                '--tta predicts mirror images of whole images'
+            )
+        hook.where = dict(_window_settings(hook), flip=True)
     cost = args.cost
     if hook.get('where') is not None and cost is not None:
-        settings = {} if isinstance(hook.where, str) else dict(hook.where, share=None)
-        hook.where, cost = dict(settings, cost=cost), None
-        UnsureWindows.parse(hook.where)
+        settings = _window_settings(hook) | dict(cost=cost)
+        settings.pop('share', None)
+        UnsureWindows.parse(settings)
+        hook.where, cost = settings, None
     if args.states is None and cost is None:
         return
     search = hook.get('search') or dict(type='SpreadStates')
@@ -99,6 +113,10 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
     budget = args.states if cost is None else dict(states=args.states, cost=cost)
     Budget.parse(budget)
     hook.search = dict(search, budget=budget)
+
+
+def _window_settings(hook: ConfigDict) -> dict:
+    return {} if isinstance(hook.where, str) else dict(hook.where)
 
 
 def _add_hook(cfg: Config) -> ConfigDict:

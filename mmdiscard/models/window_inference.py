@@ -1,5 +1,6 @@
 """States and mirror images in windows alone: around the unsure parts of a plain prediction."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -47,13 +48,18 @@ class WindowSearch:
         """For the log: the windows in images of ``frame``."""
         size = self.where.size_in(frame, self.step)
         count = self.where.number(frame, size)
-        area = count * size[0] * size[1] / (frame[0] * frame[1])
+        area = count * math.prod(size) / math.prod(frame)
         mirrored = ' and their mirror images' if self.where.flip else ''
         return (
             f'{count} window{"s" * (count != 1)} of {size[0]} x {size[1]}{mirrored} ({area:.0%} of '
-            f'an image of {frame[0]} x {frame[1]}), about {1 + area * self.price:.2f} plain '
-            'forwards'
+            f'an image of {frame[0]} x {frame[1]}), about {self.cost(frame):.2f} plain forwards'
         )
+
+    def cost(self, frame: Size) -> float:
+        """Cost of an image of ``frame`` at most, in plain forwards."""
+        size = self.where.size_in(frame, self.step)
+        area = self.where.number(frame, size) * math.prod(size) / math.prod(frame)
+        return 1 + area * self.price
 
     def predict(
         self, pipeline: Pipeline, images: Tensor, context: Any = None

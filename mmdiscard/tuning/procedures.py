@@ -1,6 +1,6 @@
 """Procedures: which views of an image are predicted, with which states, and averaged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -48,7 +48,11 @@ class Procedure:
 
 
 def candidates(
-    sizes: Sequence[float], flip: bool, costs: Mapping[str, float], most: float
+    sizes: Sequence[float],
+    flip: bool,
+    costs: Mapping[str, float],
+    most: float,
+    alone: Collection[str] = (),
 ) -> list[Procedure]:
     """Procedures to compare, plain first: sets of views, each without and with states.
 
@@ -60,6 +64,7 @@ def candidates(
         flip: whether mirror images are tried.
         costs: as for `Procedure.predicted_cost`, plain among them.
         most: largest predicted cost, in plain forwards.
+        alone: settings of states that are tried with the image itself only.
     """
     others = sorted(set(sizes) - {1.0})
     together = [(1.0,), *(tuple(sorted((1.0, size))) for size in others)]
@@ -68,6 +73,10 @@ def candidates(
     view_sets = [(sizes, False) for sizes in together] + [((size,), False) for size in others]
     if flip:
         view_sets += [(sizes, True) for sizes in together]
-    found = [Procedure(*views, states) for states in costs for views in view_sets]
+    found = [
+        Procedure(*views, states)
+        for states in costs
+        for views in (view_sets[:1] if states in alone else view_sets)
+    ]
     found.sort(key=lambda one: (one != Procedure(), one.predicted_cost(costs)))
     return [one for one in found if one == Procedure() or one.predicted_cost(costs) <= most]

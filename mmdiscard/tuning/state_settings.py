@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import MMDiscardError
-from ..models import Ensemble, adapter_class, attach, unwrap
+from ..models import Ensemble, adapter_class, attach, auto_settings, unwrap
 from ..search import KnownStates
 from ..utils import report
 from .procedures import PLAIN
@@ -31,6 +31,11 @@ class StateSetting:
     name: str
     options: Mapping[str, Any]
     optional: bool = False
+
+    @property
+    def in_windows(self) -> bool:
+        """Whether states are computed in unsure windows alone."""
+        return self.options.get('where') is not None
 
 
 @dataclass(frozen=True)
@@ -59,19 +64,45 @@ def spread_settings(
         counts: numbers of states.
         optional: see `StateSetting`.
     """
-    align = 'exact' if adapter_class(unwrap(model)).dense else 'none'
+    aggregator = auto_settings.aggregator(adapter_class(unwrap(model)).dense)
     return [
         StateSetting(
             f'{count} states of {_text(which)}',
             dict(
                 subsampling=dict(groups=which),
                 search=dict(type='SpreadStates', budget=count),
-                aggregator=dict(type='AverageAggregator', on='logits', align=align),
+                aggregator=aggregator,
             ),
             optional,
         )
         for which in groups
         for count in counts
+    ]
+
+
+def window_settings(model: nn.Module, cost: float, flip: bool) -> list[StateSetting]:
+    """States and mirror images in windows around the unsure parts of a segmentor's images.
+
+    Args:
+        model: classifier or segmentor.
+        cost: of either in plain forwards, at most.
+        flip: whether mirror images are tried.
+    """
+    if not adapter_class(unwrap(model)).dense:
+        return []
+    kinds = [('2 states', 2, False), ('flip', 1, True)]
+    return [
+        StateSetting(
+            f'{what} in unsure windows',
+            dict(
+                subsampling=dict(groups='auto'),
+                search=dict(type='SpreadStates', budget=count),
+                aggregator=auto_settings.aggregator(dense=True),
+                where=dict(cost=cost, flip=mirrored),
+            ),
+            optional=True,
+        )
+        for what, count, mirrored in kinds[: 1 + flip]
     ]
 
 
@@ -98,7 +129,7 @@ def prepare_models(model: nn.Module, settings: Sequence[StateSetting]) -> dict[s
             report(f'{setting.name}: left out, {error}')
             continue
         states = _states(ensemble)
-        if ensemble.budget > 1 and (states is None or states not in seen):
+        if ensemble.pipeline.merges and (states is None or states not in seen):
             seen.add(states)
             prepared[setting.name] = PreparedModel(own, setting, _cost(ensemble))
     return prepared
@@ -111,11 +142,12 @@ def shared_copy(model: nn.Module) -> nn.Module:
 
 
 def _states(ensemble: Ensemble) -> Any:
-    """Groups and states, to be compared; None where images differ in theirs."""
+    """Groups, windows and states, to be compared; None where images differ in theirs."""
     if not isinstance(ensemble.search, KnownStates) or ensemble.search.gate is not None:
         return None
     names = tuple(group.name for group in ensemble.groups)
-    return names, tuple(map(tuple, _listed(ensemble)))
+    where = ensemble.windows and ensemble.windows.where
+    return names, where, tuple(map(tuple, _listed(ensemble)))
 
 
 def _listed(ensemble: Ensemble) -> list[list[int]]:
@@ -124,6 +156,8 @@ def _listed(ensemble: Ensemble) -> list[list[int]]:
 
 def _cost(ensemble: Ensemble) -> float:
     """In plain forwards; of a search that images end differently, the most it can be."""
+    if ensemble.windows is not None:
+        return ensemble.windows.cost(ensemble.input_size)
     if isinstance(ensemble.search, KnownStates):
         return float(ensemble.prices.of(_listed(ensemble)))
     return float(ensemble.budget)

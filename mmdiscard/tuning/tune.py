@@ -30,12 +30,15 @@ from .state_settings import (
     StateSetting,
     prepare_models,
     spread_settings,
+    window_settings,
 )
 from .tuned_config import tuned_config, write_tuned_config
 from .tuning_images import FEWEST, TuningImages
 
 #: groups that are tried unless others are named
 DEFAULT_GROUPS: tuple[Groups, ...] = ('auto', [-1], [0], ['image'])
+#: of states and mirror images in unsure windows, in plain forwards
+WINDOW_COST = 1.4
 #: procedures of so many times the wanted cost are still measured, for the table and the figure
 MOST = 2.0
 
@@ -100,7 +103,8 @@ def tune(cfg: Config, request: TuneRequest, written: Config) -> Report:
     prepared = prepare_models(model, _settings(model, request, hook))
     costs = {name: one.cost for name, one in prepared.items()}
     images = request.images
-    procedures = candidates(images.sizes, images.flip, costs, MOST * request.cost)
+    alone = [name for name, one in prepared.items() if one.setting and one.setting.in_windows]
+    procedures = candidates(images.sizes, images.flip, costs, MOST * request.cost, alone)
     results = _results(cfg, request, prepared, procedures, measure, digest(model))
     statistics = np.stack([results[image].statistics for image in sorted(results)])
     times = np.median([results[image].costs for image in sorted(results)], axis=0)
@@ -136,7 +140,10 @@ def _settings(
 ) -> list[StateSetting]:
     own = [] if hook is None else [StateSetting(CONFIG, hook)]
     groups = DEFAULT_GROUPS if request.groups is None else request.groups
-    return own + spread_settings(model, groups, request.counts, request.groups is None)
+    found = own + spread_settings(model, groups, request.counts, request.groups is None)
+    if request.groups is None:
+        found += window_settings(model, min(WINDOW_COST, request.cost), request.images.flip)
+    return found
 
 
 def _results(

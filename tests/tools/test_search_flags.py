@@ -83,11 +83,14 @@ def test_a_hook_without_settings_gets_spread_states(make):
     [
         ('', '--where unsure', 'unsure'),
         ('', '--where unsure --cost 1.4', dict(cost=1.4)),
+        ('', '--where unsure --flip', dict(flip=True)),
+        ('', '--where unsure --flip --cost 1.4', dict(flip=True, cost=1.4)),
+        ('where=dict(size=64, share=0.2)', '--flip', dict(size=64, share=0.2, flip=True)),
         ("where='unsure'", '--cost 1.4', dict(cost=1.4)),
         (
             'where=dict(size=64, share=0.2)',
             '--cost 1.4',
-            dict(size=64, share=None, cost=1.4),
+            dict(size=64, cost=1.4),
         ),
         ("where='unsure'", '--where everywhere', None),
     ],
@@ -112,6 +115,7 @@ def test_in_windows_a_cost_says_how_much_of_the_image_is_computed_again(
         ('', '--states 0', 'at least 1; got 0'),
         ('', '--cost 0.5', 'at least 1, got 0.5'),
         ('', '--where unsure --cost 0.5', 'at least 1; got 0.5'),
+        ('', '--flip', 'add --where unsure; --tta predicts mirror images of whole images'),
     ],
 )
 def test_what_does_not_fit_is_refused(make, settings, flags, said):

@@ -65,6 +65,8 @@ def test_procedures_are_sets_of_views_with_and_without_states():
     assert {'size 0.75', 'sizes 1/1.25', 'sizes 0.75/1 + flip', 'two + flip'} < set(names)
     assert 'two + sizes 0.75/1/1.25' not in names  # at a cost of 4.7
     assert found[names.index('two + flip')].predicted_cost({'two': 1.5}) == 3
+    found = candidates([0.75], True, {'plain': 1.0, 'two': 1.5}, 9.0, alone=['two'])
+    assert [one for one in found if one.states == 'two'] == [Procedure(states='two')]
     assert not any(one.flip for one in candidates([1.0], False, {'plain': 1.0}, most=9.0))
     both = Procedure((1.0, 1.25), True)
     assert both.views == ((1.0, False), (1.0, True), (1.25, False), (1.25, True))

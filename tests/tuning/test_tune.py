@@ -80,6 +80,7 @@ def run_test(tmp_path, checkpoint, *flags):
                 Procedure((1.0, 1.25), False, STATES),
                 Procedure((1.25,)),
                 Procedure(states=STATES),
+                Procedure(states='flip in unsure windows'),
             ],
         ),
     ],
@@ -88,7 +89,8 @@ def run_test(tmp_path, checkpoint, *flags):
 def test_the_written_config_gives_the_metric_that_was_measured(
     name, procedures, command, tmp_path, monkeypatch
 ):
-    args = [*command(name), '--cost', '4', '--groups', '-1']
+    monkeypatch.setattr(engine, 'DEFAULT_GROUPS', ([-1],))
+    args = [*command(name), '--cost', '4']
     for procedure in procedures:  # the images are predicted once, see the next test but one
         choose(monkeypatch, procedure.name)
         tool.main(args)
