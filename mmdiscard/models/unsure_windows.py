@@ -120,13 +120,23 @@ class UnsureWindows:
 
     def size_in(self, frame: Size, step: Size) -> Size:
         """``(h, w)`` of the windows in images of ``frame``, at most the whole image."""
+        if self.size is not None:
+            return tuple(map(min, self.size, frame))
         count = max(1, math.floor(DEFAULT_NUMBER * self.share + 1e-6))
-        part = math.sqrt((self.share or 1 / DEFAULT_NUMBER) / count)
-        size = self.size or tuple(
-            each * max(1 + math.ceil(2 * self.halo / each), math.floor(part * whole / each + 1e-6))
+        part = (self.share or 1 / DEFAULT_NUMBER) / count
+        height, width = (
+            each
+            * max(
+                1 + math.ceil(2 * self.halo / each),
+                math.floor(math.sqrt(part) * whole / each + 1e-6),
+            )
             for whole, each in zip(frame, step, strict=True)
         )
-        return tuple(map(min, size, frame))
+        # One side may be longer where the share pays for it.
+        longer = [(height + step[0], width), (height, width + step[1])]
+        most = part * math.prod(frame) + 1e-6
+        size = max((s for s in longer if math.prod(s) <= most), key=math.prod, default=None)
+        return tuple(map(min, size or (height, width), frame))
 
     def number(self, frame: Size, size: Size) -> int:
         """Maximum number of windows per image."""

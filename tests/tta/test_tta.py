@@ -305,6 +305,26 @@ def test_weights_of_pixels_go_the_way_of_their_logits():
 
 
 @torch.no_grad()
+def test_every_view_has_unsure_windows_of_its_own():
+    model = segmentor()
+    settings = dict(groups=[-1], input_size=(64, 64)), dict(type='SpreadStates', budget=2)
+
+    def predicted(where):
+        with mmdiscard.attach(model, *settings, where=where) as ensemble:
+            results = []
+            ensemble.listeners.append(results.append)
+            samples = DiscardSegTTA(model).test_step(seg_views())
+        return torch.stack([sample.seg_logits.data for sample in samples]), results
+
+    everywhere, _ = predicted(None)
+    found, results = predicted(dict(size=64, halo=0, share=1.0))
+    torch.testing.assert_close(found, everywhere, rtol=1e-3, atol=1e-5)
+    assert [result.cost for result in results] == [2.0] * 3
+    _, results = predicted(dict(size=32, halo=0, share=0.25))
+    assert results[0].windows != results[2].windows
+
+
+@torch.no_grad()
 @pytest.mark.parametrize('head', [FCN_HEAD, BINARY_HEAD], ids=['classes', 'binary'])
 @pytest.mark.parametrize('windows', [None, (0, 16)], ids=['whole', 'slide'])
 def test_weights_of_pixels_are_post_processed_as_logits_are(windows, head):
