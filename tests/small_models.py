@@ -170,6 +170,20 @@ def seg_samples(count: int, size: tuple[int, int] = (64, 64), **meta: Any) -> li
     return samples
 
 
+def count_layer_rows(model: nn.Module) -> dict[str, list[int]]:
+    """By layer, the rows of every call from now on, less calls without rows."""
+    counts = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            rows = counts[name] = []
+
+            def count(layer, args, output, rows=rows):
+                rows.extend([len(output)] * (len(output) > 0))
+
+            module.register_forward_hook(count)
+    return counts
+
+
 def assert_near(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     """Equal up to ``tolerance`` of the largest value."""
     assert found.shape == expected.shape

@@ -3,7 +3,14 @@
 import pytest
 import torch
 from mmengine.runner.amp import autocast
-from small_models import assert_near, classifier, images, mit_segmentor, segmentor
+from small_models import (
+    assert_near,
+    classifier,
+    count_layer_rows,
+    images,
+    mit_segmentor,
+    segmentor,
+)
 
 import mmdiscard
 
@@ -65,14 +72,22 @@ def test_states_of_a_compiled_model_run_eagerly_and_one_line_says_so(how, monkey
     )
     settings = dict(groups=[-2, -1], input_size=64), dict(type='SpreadStates', budget=4), PAPER
     with mmdiscard.attach(classifier(), *settings) as ensemble:
-        expected = ensemble.adapter.model.predict(images(2))
+        model = ensemble.adapter.model
+        eager = count_layer_rows(model)
+        expected = model.predict(images(2))
     assert not said
     model, backend = classifier(), CountedBackend()
+    compiled = count_layer_rows(model)
     how(model, backend)
     with mmdiscard.attach(model, *settings):
+        for rows in compiled.values():  # of attaching
+            rows.clear()
         found = model.predict(images(2))
     # Nothing is compiled for states: they cost what those of an eager model do.
     assert backend.graphs == 0
+    assert compiled == eager
+    # Four states of the last two groups: one computation in front of both, four behind them.
+    assert sum(eager['backbone.conv1']) == 2 and sum(eager['backbone.layer4.1.conv2']) == 8
     assert len(said) == 1 and 'run eagerly' in said[0]
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one.pred_score, other.pred_score)
