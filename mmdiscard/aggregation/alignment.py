@@ -11,6 +11,7 @@ from ..execution import Levels
 from ..registry import ALIGNMENTS
 from ..subsampling import StateSpace
 from ..subsampling.translation import translate
+from ..utils import on_device_of
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def blend(maps: Tensor, fraction: Tensor) -> Tensor:
         fraction: ``(M, 2)``, t for each row and axis, in 0..1.
     """
     for axis in (0, 1):
-        t = fraction[:, axis].to(maps).view(-1, 1, 1, 1)
-        if t.any():
+        if fraction[:, axis].any():
+            t = on_device_of(fraction[:, axis].to(maps.dtype), maps).view(-1, 1, 1, 1)
             before = F.pad(maps, (0, 0, 1, -1) if axis == 0 else (1, -1, 0, 0))
             maps = (1 - t) * maps + t * before
     return maps

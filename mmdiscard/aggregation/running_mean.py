@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..subsampling.layers import memory_format
 from ..subsampling.translation import equal_moves, pieces, translate
+from ..utils import on_device_of
 
 
 class RunningMean:
@@ -61,7 +62,7 @@ class RunningMean:
             self._owned = writable
             return
         self._begin(values, weights)
-        index = slice(None) if every else images.to(values.device)
+        index = slice(None) if every else on_device_of(images, values)
         share = self._share(index, weights).to(values.dtype)
         if every:
             self.value.lerp_(values.to(self.value.dtype), share)
@@ -74,7 +75,7 @@ class RunningMean:
         self._begin(values, weights)
         values = values.to(self.value.dtype)
         every = len(images) == self.num_images
-        index = slice(None) if every else images.to(values.device)
+        index = slice(None) if every else on_device_of(images, values)
         shares = self._share(index, weights).to(values.dtype)
         for rows, (dy, dx) in equal_moves(shift):
             targets = self.value[rows] if every else None

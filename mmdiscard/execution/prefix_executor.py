@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..search import Rows
 from ..subsampling import StateHooks
+from ..utils import on_device_of
 from .cost_model import CostModel
 from .memory_limits import MemoryLimits
 from .prefix_cache import CachedPrefix, PrefixCache, PrefixKey, State
@@ -188,7 +189,7 @@ class PrefixRun:
         images = self._images
         if entry == START:
             if not torch.equal(index, torch.arange(len(images))):
-                images = images[index.to(images.device)]
+                images = images[on_device_of(index, images)]
             levels, inputs = self._run(images, states, record=columns)
         else:
             rows = [self._cache[job.spot(entry)] for job in jobs]
@@ -275,5 +276,5 @@ def _gather(rows: Sequence[tuple[Tensor, int]]) -> Tensor:
         index = [row for _, row in rows]
         if index == list(range(len(first))):
             return first
-        return first[torch.tensor(index, device=first.device)]
+        return first[on_device_of(torch.tensor(index), first)]
     return torch.stack([tensor[row] for tensor, row in rows])

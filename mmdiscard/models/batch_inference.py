@@ -184,11 +184,14 @@ class BatchInference:
 
 
 def _in_order(parts: list[tuple[Tensor, Feedback]]) -> Feedback:
-    """Feedback on parts as feedback on the rows in the order in which they were asked for."""
+    """Feedback on parts as feedback on the rows in the order in which they were asked for.
+
+    It is moved to the CPU here, once a round, so that a GPU is not waited for after every part.
+    """
     order = torch.cat([positions for positions, _ in parts]).argsort()
 
     def joined(values: list[Tensor | None]) -> Tensor | None:
-        return None if values[0] is None else torch.cat(values)[order]
+        return None if values[0] is None else torch.cat(values).cpu()[order]
 
     return Feedback(
         scores=joined([feedback.scores for _, feedback in parts]),

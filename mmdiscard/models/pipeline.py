@@ -95,14 +95,14 @@ class Pipeline:
         return self.merges and criterion is not None and criterion.needs_attention
 
     def judge(self, rows: Rows, signals: Signals) -> Feedback:
-        """Feedback for the search on ``rows``."""
+        """Feedback for the search on ``rows``, on the device of what it looks at."""
         if not self.merges:
             return Feedback(confident=torch.ones(len(rows), dtype=torch.bool))
         search = self.search
         return Feedback(
             scores=search.criterion and search.criterion.score(rows, signals),
             confident=search.gate and search.gate.confident(signals),
-            uncertainty=search.gate and search.gate.uncertainty(signals).double().cpu(),
+            uncertainty=search.gate and search.gate.uncertainty(signals).double(),
         )
 
     def begin_merge(self, num_images: int) -> Merge:

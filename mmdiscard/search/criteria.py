@@ -44,7 +44,7 @@ class Criterion:
     needs_attention = False
 
     def score(self, rows: Rows, signals: Signals) -> Tensor:
-        """Scores ``(M,)`` on the CPU, lower is better."""
+        """Scores ``(M,)``, lower is better."""
         raise NotImplementedError
 
 
@@ -55,7 +55,7 @@ class EntropyCriterion(Criterion):
     needs_prediction = True
 
     def score(self, rows: Rows, signals: Signals) -> Tensor:
-        return signals.entropy().float().cpu()
+        return signals.entropy().float()
 
 
 @CRITERIA.register_module()

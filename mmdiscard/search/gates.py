@@ -63,8 +63,8 @@ class Gate:
         return limit
 
     def confident(self, signals: Signals) -> Tensor:
-        """Whether each row is confident, ``(M,)`` bool on the CPU."""
-        return (self.uncertainty(signals).double() <= self.limit).cpu()
+        """Whether each row is confident, ``(M,)`` bool."""
+        return self.uncertainty(signals).double() <= self.limit
 
     def _read(self, file: str | PathLike) -> float:
         self.made_for, content = GATE_FILE.read(file)

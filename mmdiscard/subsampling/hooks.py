@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from ..errors import MMDiscardError
+from ..utils import on_device_of
 from .dataflow import maps_in
 from .layers import fill_value, memory_format, trim
 from .state import StateSpace, SubsamplingGroup
@@ -244,6 +245,6 @@ def extend(inputs: Tensor, offsets: Tensor, factor: tuple[int, int], fill: float
         memory_format=memory_format(inputs),
     ).fill_(fill)
     for index, (top, left) in enumerate(before):
-        rows = (which == index).nonzero().flatten().to(inputs.device)
+        rows = on_device_of((which == index).nonzero().flatten(), inputs)
         extended[rows, ..., top : top + height, left : left + width] = inputs[rows]
     return extended

@@ -6,6 +6,7 @@ from .io import as_json, read_json, write_atomically, write_json, write_text
 from .json_format import JsonFormat
 from .progress import Progress, report
 from .tables import markdown_table
+from .tensors import on_device_of
 
 __all__ = [
     'JsonFormat',
@@ -16,6 +17,7 @@ __all__ = [
     'draw',
     'innermost_datasets',
     'markdown_table',
+    'on_device_of',
     'read_json',
     'report',
     'type_name',
