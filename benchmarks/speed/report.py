@@ -12,12 +12,12 @@ from mmdiscard.errors import MMDiscardError
 
 Record = Mapping[str, Any]
 HEADER = ('method', 'B', 'time ratio', 'min-max', 'bound', 'ratio / bound', 'peak memory (MiB)')
-HEADER += ('of plain',)
+HEADER += ('of plain', 'waits')
 
 
 def table(records: Sequence[Record]) -> str:
     """Records as a table in Markdown; what was not measured is a dash."""
-    return '\n'.join(markdown_table(HEADER, map(_row, records)))
+    return '\n'.join(markdown_table(HEADER, map(row, records)))
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -27,7 +27,8 @@ def page(report: Mapping[str, Any]) -> str:
     return f'Machine: {machine}.\n\nMeasured: {settings}.\n\n{table(report["records"])}\n'
 
 
-def _row(record: Record) -> list[str]:
+def row(record: Record) -> list[str]:
+    """One record as cells under `HEADER`."""
     span = '-'
     if 'ratio_min' in record:
         span = f'{record["ratio_min"]:.3f}-{record["ratio_max"]:.3f}'
@@ -41,6 +42,7 @@ def _row(record: Record) -> list[str]:
         _number(record.get('quotient')),
         _number(memory, 1),
         _number(record.get('peak_ratio'), 2),
+        str(sum(record['waits'].values())) if 'waits' in record else '-',
     ]
 
 

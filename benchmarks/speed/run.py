@@ -8,6 +8,7 @@ plain model; a ratio is the median over the turns. docs/benchmark.md says what t
 """
 
 import argparse
+import time
 from pathlib import Path
 
 import torch
@@ -62,6 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--classes', type=int, help='number of classes of the head')
     add('--turns', type=int, default=7, help='measurements of each (default: 7)')
     add('--threads', type=int, help='threads of PyTorch')
+    add('--cpu-time', action='store_true', help='CPU time instead of the clock; needs --threads 1')
     add('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
     add('--amp', action='store_true', help='mixed precision')
     add('--channels-last', action='store_true', help='memory format of model and images')
@@ -87,6 +89,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise MMDiscardError('--no-memory and --no-time together leave nothing to measure')
     if 'all' in args.methods:
         args.methods = ['plain', *METHODS]
+    if args.cpu_time and (args.threads != 1 or args.device != 'cpu'):
+        raise MMDiscardError('--cpu-time is of one thread on the CPU: add --threads 1')
     unknown = [name for name in args.methods if name not in ('plain', *METHODS)]
     if unknown:
         raise MMDiscardError(
@@ -139,15 +143,18 @@ def measure(args: argparse.Namespace) -> dict:
     methods = [name for name in dict.fromkeys(args.methods) if name != 'plain']
     timed = timing.prepare_methods(setup, methods, args.budgets)
     calls = [method.predict for method in timed]
-    times = peaks = None
+    times = peaks = waits = None
     if not args.no_time:
-        times = timing.time_turns(setup.plain, calls, args.turns, device)
+        clock = time.process_time if args.cpu_time else time.perf_counter
+        times = timing.time_turns(setup.plain, calls, args.turns, device, clock)
     if not args.no_memory:
         peaks = timing.measure_peaks([setup.plain, *calls], device)
+    if device.type == 'cuda':
+        waits = [timing.count_waits(call, device) for call in (setup.plain, *calls)]
     return dict(
         machine=timing.machine(device),
         settings=settings_of(args, setup),
-        records=list(timing.records(timed, times, peaks)),
+        records=list(timing.records(timed, times, peaks, waits)),
     )
 
 

@@ -9,6 +9,8 @@ import os
 import platform
 import statistics
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from mmdiscard.engine.config import is_discard_type, package_of, read_config
 from mmdiscard.errors import MMDiscardError
 from mmdiscard.utils import Progress, report
 
+Clock = Callable[[], float]
 PLAIN = 'plain'
 MODEL_ERRORS = (
     RuntimeError,
@@ -196,13 +199,21 @@ def prepare(
         raise MMDiscardError(f'the method {method} does not run: {error}') from error
 
 
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, the device's queue included."""
+def seconds_of(
+    call: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter
+) -> float:
+    """Seconds of one call, the device's queue included.
+
+    Args:
+        call: what is measured.
+        device: whose queue to wait for.
+        clock: `time.process_time` for CPU time, which other jobs lengthen less.
+    """
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     call()
     synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronize(device: torch.device) -> None:
@@ -239,6 +250,7 @@ def time_turns(
     calls: Sequence[Callable[[], object]],
     turns: int,
     device: torch.device,
+    clock: Clock = time.perf_counter,
 ) -> list[Times]:
     """Time all calls in turn, ``turns`` times, with the plain model in between.
 
@@ -247,23 +259,24 @@ def time_turns(
         calls: what is measured.
         turns: how often.
         device: of the models.
+        clock: as of `seconds_of`.
 
     Returns:
         `Times` of the plain model (each against the one before), then of every call.
     """
     own: list[list[float]] = [[] for _ in range(len(calls) + 1)]
     around: list[list[float]] = [[] for _ in range(len(calls) + 1)]
-    before = seconds_of(plain, device)
+    before = seconds_of(plain, device, clock)
     progress = Progress(turns, 'turns')
     for _ in range(turns):
         # The plain model against itself: what a ratio of 1 looks like on this machine.
-        again = seconds_of(plain, device)
+        again = seconds_of(plain, device, clock)
         own[0].append(again)
         around[0].append(before)
         before = again
         for index, call in enumerate(calls, 1):
-            own[index].append(seconds_of(call, device))
-            after = seconds_of(plain, device)
+            own[index].append(seconds_of(call, device, clock))
+            after = seconds_of(plain, device, clock)
             around[index].append((before + after) / 2)
             before = after
         progress.step()
@@ -280,10 +293,27 @@ def measure_peaks(calls: Sequence[Callable[[], object]], device: torch.device) -
     return found
 
 
+def count_waits(call: Callable[[], object], device: torch.device) -> Counter[str]:
+    """How often one call makes the CPU wait for the GPU, by the line of Python; none on a CPU."""
+    if device.type != 'cuda':
+        return Counter()
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+    waits = (one for one in caught if 'synchronizing CUDA operation' in str(one.message))
+    return Counter(f'{"/".join(Path(one.filename).parts[-2:])}:{one.lineno}' for one in waits)
+
+
 def records(
     methods: Sequence[TimedMethod],
     times: Sequence[Times] | None,
     peaks: Sequence[int] | None,
+    waits: Sequence[Counter[str]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One record for the plain model and each method, ready for JSON.
 
@@ -291,6 +321,7 @@ def records(
         methods: as measured.
         times: of the plain model and of each; None if not measured.
         peaks: in bytes, likewise.
+        waits: of the CPU for the GPU, likewise; see `count_waits`.
     """
     names = [dict(method=PLAIN, budget=1, states=1.0, bound=1.0, difference=None)]
     names += [
@@ -309,6 +340,8 @@ def records(
             record['quotient'] = record['ratio'] / record['bound'] if record['bound'] else None
         if peaks:
             record |= dict(peak_bytes=peaks[index], peak_ratio=peaks[index] / max(peaks[0], 1))
+        if waits:
+            record['waits'] = dict(waits[index])
         yield record
 
 
@@ -326,6 +359,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     )
     if device.type == 'cuda':
         found |= dict(gpu=torch.cuda.get_device_name(device), cuda=torch.version.cuda)
+        found |= dict(tf32_convolutions=torch.backends.cudnn.allow_tf32)
     return found
 
 
