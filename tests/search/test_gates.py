@@ -123,7 +123,7 @@ def test_thresholds_outside_0_to_1_are_refused(threshold):
 
 @pytest.mark.parametrize('gate_after', [0, True, 1.5])
 def test_gates_are_asked_after_a_whole_number_of_states(gate_after):
-    with pytest.raises(MMDiscardError, match='gate_after is a whole number of states'):
+    with pytest.raises(MMDiscardError, match='gate_after has to be a whole number of states'):
         SpreadStates(2, dict(type='EntropyGate', threshold=0.5), gate_after)
 
 
