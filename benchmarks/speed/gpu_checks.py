@@ -75,7 +75,9 @@ def distributed_test(folder: Path) -> str:
     Args:
         folder: gets images, weights and logs.
     """
-    data = make_digit_scenes(folder / 'scenes', DigitSceneParams(seg_images=(4, 4, 24)))
+    data = make_digit_scenes(
+        folder / 'scenes', DigitSceneParams(seg_images=(2, 2, 8), cls_images=(1, 1, 1))
+    )
     cfg = load_config('segmentor_stride8_spread-b4.py', data, folder / 'test', seed=0)
     config, checkpoint = folder / 'config.py', folder / 'model.pth'
     cfg.dump(config)
