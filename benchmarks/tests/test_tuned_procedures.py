@@ -57,3 +57,14 @@ def test_procedures_give_on_the_same_images_what_the_tool_measured(demo_model, t
     found = measure_on_test(argv, list(map(procedure_of, choice.rows)), 12)
     for row in choice.rows:
         assert found.metric(row['name']) == pytest.approx(row['gain']['metric'])
+
+
+def test_procedures_in_unsure_windows_are_measured(demo_model, tmp_path):
+    cfg, checkpoint = demo_model('segmentor_stride8')
+    path = tmp_path / 'own.py'
+    path.write_text(cfg.pretty_text)
+    argv = [str(path), checkpoint, '--work-dir', str(tmp_path / 'out')]
+    states = '2 states in unsure windows'
+    found = measure_on_test(argv, [Procedure(states=states)], 3)
+    assert found.names == ['plain', states]
+    assert len(found.statistics) == 3
