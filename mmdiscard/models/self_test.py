@@ -171,11 +171,8 @@ class SelfTest:
         """By place, the error of the farthest state over its effect."""
         adapter, space = self.adapter, pipeline.space
         state = torch.tensor([[group.num_indices - 1 for group in space.groups]])
-        image, (traced, levels) = self._image(share), self._sample
-        if image is traced:  # then discovery computed these already
-            default = adapter.backbone_patch.channels_first(levels)
-        else:
-            default = adapter.features(image)
+        image = self._image(share)
+        default = self._default_levels(image)
         displacement = space.displacement(state)[0].tolist()
         expected = adapter.features(_moved(image, displacement))
         logits = self._head(expected, self._noise)
@@ -202,7 +199,7 @@ class SelfTest:
         adapter = self.adapter
         cell = tuple(map(max, zip(*pipeline.geometry.strides, strict=True)))
         image = self._image(1.0)
-        levels = adapter.features(image), adapter.features(_moved(image, cell))
+        levels = self._default_levels(image), adapter.features(_moved(image, cell))
         level = deepest(levels[0])
         departure = {IN_LEVEL: _shifted(levels[0][level], levels[1][level], image, cell)}
         if pipeline.aggregator.alignment.in_output_space:
@@ -215,6 +212,14 @@ class SelfTest:
         context = self.adapter.default_context(self._noise)
         received = self.adapter.backbone_input(self._noise, context)
         return self._noise_like(received, share)
+
+    def _default_levels(self, image: Tensor) -> Levels:
+        """Output levels of the default state; discovery computed those of its image already."""
+        traced, levels = self._sample
+        if image is not traced:
+            return self.adapter.features(image)
+        copies = tuple(level.clone() for level in levels)  # heads may change what they are given
+        return self.adapter.backbone_patch.channels_first(copies)
 
     def _noise_like(self, image: Tensor, share: float = 1.0) -> Tensor:
         """`noise` in the shape of an image; what discovery drew is the same, and at hand."""
