@@ -6,13 +6,14 @@ number of images in mind while it runs comes out wrong or not at all: there, sta
 from further ahead.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..subsampling import StateHooks
+from ..subsampling.hooks import Inputs
 from .reference_executor import Levels
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -55,36 +56,73 @@ def find_reentry_points(
     states = torch.tensor([[group.num_indices - 1 for group in groups], [0] * len(groups)])
     with hooks.select(states, record=columns) as selection:
         expected = forward(images)
-    rows = {
-        column: _dummy_rows(forward, hooks, images, states, column, fed, expected)
-        for column, fed in selection.recorded.items()
-    }
+    rows: dict[int, int | None] = {}
+    for column in sorted(selection.recorded, reverse=True):
+        trial = _Trial(forward, hooks, images, states, column, selection.recorded, expected)
+        rows[column] = trial.dummy_rows(rows)
     return ReentryPoints(tuple(map(rows.get, range(len(groups)))))
 
 
-def _dummy_rows(
-    forward: Callable[[Tensor], Levels],
-    hooks: StateHooks,
-    images: Tensor,
-    states: Tensor,
-    column: int,
-    fed: dict[str, Tensor],
-    expected: Levels,
-) -> int | None:
-    """The fewest rows with which the backbone can be entered at one group."""
-    group = hooks.space.groups[column]
-    if set(fed) != set(group.members) or any(len(t) != len(states) for t in fed.values()):
-        return None
-    for dummies in DUMMIES:
+@dataclass(frozen=True)
+class _Trial:
+    """Entering at one group.
+
+    Attributes:
+        forward: the backbone.
+        hooks: of the searched groups.
+        images: ``(2, 3, H, W)``.
+        states: of the images.
+        column: of the group.
+        recorded: by column, what the members of the groups received.
+        expected: output levels.
+    """
+
+    forward: Callable[[Tensor], Levels]
+    hooks: StateHooks
+    images: Tensor
+    states: Tensor
+    column: int
+    recorded: dict[int, Inputs]
+    expected: Levels
+
+    def dummy_rows(self, later: Mapping[int, int | None]) -> int | None:
+        """The fewest rows with which the backbone can be entered.
+
+        Args:
+            later: by column, the same for the groups behind.
+        """
+        fed, members = self.recorded[self.column], self.hooks.space.groups[self.column].members
+        if set(fed) != set(members) or any(len(t) != len(self.states) for t in fed.values()):
+            return None
+        return next((count for count in DUMMIES if self._comes_out_right(count, later)), None)
+
+    def _comes_out_right(self, dummies: int, later: Mapping[int, int | None]) -> bool:
+        """Whether two rows behind ``dummies`` give what the whole backbone gives.
+
+        A backbone that keeps its number of rows in mind comes out wrong, or raises. What is behind
+        a later group need not run again where that group can be entered with as many rows.
+        """
+        until = self._end(later, dummies)
+        options = dict(entry=self.column, fed=self.recorded[self.column])
+        if until is not None:
+            options |= dict(until=until, record=[until])
         try:
-            with hooks.select(states, entry=column, fed=fed):
-                found = forward(images[:dummies])
+            with self.hooks.select(self.states, **options) as selection:
+                found = self.forward(self.images[:dummies])
         except Exception:  # whatever a backbone of others raises: then not like this
-            continue
-        # Two rows behind none or one: a backbone that keeps its number in mind comes out wrong.
-        if all(_close(found[level], expected[level]) for level in group.levels):
-            return dummies
-    return None
+            return False
+        if until is None:
+            levels = self.hooks.space.groups[self.column].levels
+            return all(_close(found[level], self.expected[level]) for level in levels)
+        inputs, expected = selection.recorded.get(until, {}), self.recorded[until]
+        return all(name in inputs and _close(inputs[name], expected[name]) for name in expected)
+
+    def _end(self, later: Mapping[int, int | None], dummies: int) -> int | None:
+        """The first group behind with the same levels that is entered with as many rows."""
+        groups = self.hooks.space.groups
+        levels = groups[self.column].levels
+        fit = (c for c in sorted(later) if later[c] == dummies and groups[c].levels == levels)
+        return next(fit, None)
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:

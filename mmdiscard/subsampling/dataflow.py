@@ -8,6 +8,7 @@ drown in rounding. The operators depend on no value, and one forward answers eve
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -103,11 +104,10 @@ class DataflowRecorder(TorchDispatchMode):
         return any(node in reached for node in self.nodes(outputs))
 
     def _record(self, func: Any, args: tuple, kwargs: dict, output: Any) -> None:
-        read = tensors_in((args, kwargs))
-        written = _written(func, args, kwargs)
-        shared = {_key(tensor) for tensor in read}
-        views_left_out = [t for t in tensors_in(output) if _key(t) not in shared]
-        self._add([*views_left_out, *written], self.nodes(read))
+        read = [_key(tensor) for tensor in tensors_in((args, kwargs))]
+        views_left_out = [t for t in tensors_in(output) if _key(t) not in read]
+        written = [*views_left_out, *_written(func, args, kwargs)]
+        self._add(written, map(self._writers.get, read))
 
     def _add(self, written: list[Tensor], sources: Iterable[int | None]) -> None:
         known = tuple(sorted({node for node in sources if node is not None}))
@@ -175,6 +175,7 @@ def _written(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
     )
 
 
+@cache
 def _reads_shape_only(func: torch._ops.OpOverload) -> bool:
     """Whether the output is new and has nothing of a tensor argument but its shape."""
     name = func._schema.name.partition('::')[2]

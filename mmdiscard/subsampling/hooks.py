@@ -8,7 +8,7 @@ parameter renamed; removing the handles restores the backbone bit for bit.
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +38,8 @@ class Selection:
         fed: what the members of the entry group receive, ``(M, C, H, W)`` each.
         record: columns of groups whose members' inputs are wanted.
         recorded: filled in: those inputs by column.
-        reached: called with the column whenever a member of a group is about to run.
+        until: column of a group in ``record`` at which the forward ends, as soon as all its members
+            have received their inputs; None for the end of the backbone.
     """
 
     offsets: Tensor
@@ -46,7 +47,11 @@ class Selection:
     fed: Inputs = field(default_factory=dict)
     record: Collection[int] = ()
     recorded: dict[int, Inputs] = field(default_factory=dict)
-    reached: Callable[[int], None] | None = None
+    until: int | None = None
+
+
+class _Ended(Exception):
+    """Ends a forward of which the rest is not wanted."""
 
 
 class StateHooks:
@@ -86,6 +91,8 @@ class StateHooks:
     def select(self, states: Tensor, **options: Any) -> Iterator[Selection]:
         """Run the backbone with row ``m`` in state ``states[m]``; shape ``(M, G)``.
 
+        A forward that ends at `Selection.until` ends what stands in the context with it.
+
         Args:
             states: one state per row.
             options: fields of `Selection`.
@@ -94,6 +101,8 @@ class StateHooks:
         self._of_thread.selection = selection
         try:
             yield selection
+        except _Ended:
+            pass
         finally:
             self._of_thread.selection = None
 
@@ -127,12 +136,15 @@ class StateHooks:
         selection = self.selection
         if selection is None:
             return inputs
-        if selection.reached is not None:
-            selection.reached(column)
         if column == selection.entry:
             return selection.fed[name]
         if alone and column in selection.record:
-            selection.recorded.setdefault(column, {})[name] = inputs
+            recorded = selection.recorded.setdefault(column, {})
+            recorded[name] = inputs
+            if column == selection.until and len(recorded) == len(
+                self.space.groups[column].members
+            ):
+                raise _Ended
         return inputs
 
     def remove(self) -> None:

@@ -18,6 +18,8 @@ from .layers import subsampling_factor
 from .sizes import Shape, Sizes, TraceError, hookable, spatial_size
 
 BLUR = 0.15  # how far the ratio of sizes may be off a stride, relative to it
+# Of PyTorch's own modules, those that keep sizes and do nothing outside of its operators.
+UNTRACED = {f'torch.nn.modules.{kind}' for kind in ('activation', 'batchnorm', 'dropout')}
 CLEARLY = 0.3  # by how much one reading of a shape has to fit better, as a logarithm
 
 
@@ -205,6 +207,8 @@ class _Recorder:
         self._paused = False
         self._handles: list = []
         for module in self._names:
+            if type(module).__module__ in UNTRACED:  # hooks take as long as they do
+                continue
             self._handles += [
                 module.register_forward_pre_hook(self._entered, with_kwargs=True),
                 module.register_forward_hook(self._left, with_kwargs=True),

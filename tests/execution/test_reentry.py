@@ -86,3 +86,38 @@ def test_what_cannot_be_entered_is_computed_from_the_image():
     plain = ReferenceExecutor(forward, hooks).run(images, rows)
     assert torch.equal(found, torch.cat([part.features[0] for part in plain]))
     assert run.costs.tolist() == [4, 4, 4]
+
+
+class Deep(Net):
+    """A third group behind the two, and what is computed of the batch in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.third = nn.Conv2d(4, 4, 3, stride=2, padding=1)
+
+    def forward(self, images):
+        maps = self.first(images).relu()
+        count = len(maps)
+        maps = self.second(maps).relu()
+        return self.third(self.behind_second(maps, count))
+
+    def behind_second(self, maps, count):
+        return maps
+
+
+class RemembersInBetween(Deep):
+    def behind_second(self, maps, count):
+        return maps.view(count, *maps.shape[1:])
+
+
+def test_what_is_remembered_across_one_group_spoils_that_group_alone():
+    assert entries(Deep) == (0, 0, 0)
+    assert entries(RemembersInBetween) == (0, None, 0)
+
+
+def test_what_is_behind_a_later_entry_does_not_run_again(monkeypatch):
+    calls = []
+    monkeypatch.setattr(Deep, 'behind_second', lambda net, maps, count: calls.append(count) or maps)
+    assert entries(Deep) == (0, 0, 0)
+    # by discovery and when it is entered at the second and third group, but not at the first
+    assert calls.count(0) == 2
