@@ -1,0 +1,171 @@
+"""Tables of second looks in unsure windows, from the statistics of `benchmarks.real.windows`.
+
+    python -m benchmarks.real.windows_report
+
+Writes `benchmarks/real/windows.json`. Gains on whole images are those of `uncertainty.json`.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common.files import read_results
+from benchmarks.common.statistics import image_draws
+from benchmarks.common.tables import markdown_table
+from mmdiscard.utils import write_json
+
+from . import uncertainty_report
+from .segmentor_report import DRAWS, miou
+from .segmentor_report import interval as interval_text
+from .windows import FRAME, LOOKS, OUT, SIZE
+
+JSON = Path('benchmarks/real/windows.json')
+AREA = SIZE[0] * SIZE[1] / (FRAME[0] * FRAME[1])
+WHOLE = ('2 states', 'flip', 'flip, 2 states each')
+REFERENCE = WHOLE[-1]
+
+
+def gain(after: np.ndarray, before: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
+    """Points of mIoU and their 95 % interval by paired bootstrap over images.
+
+    Args:
+        after: confusions ``(images, K, K)``.
+        before: of the same images.
+        weights: ``(draws, images)``, see `image_draws`.
+    """
+    drawn = miou(np.tensordot(weights, after, 1)) - miou(np.tensordot(weights, before, 1))
+    here = miou(after.sum(0)) - miou(before.sum(0))
+    return tuple(map(float, (here, *np.percentile(drawn, [2.5, 97.5]))))
+
+
+def price(look: str, pair: float) -> float:
+    """Cost of a look at the whole image, in plain forwards.
+
+    Args:
+        look: one of `LOOKS`.
+        pair: cost of the default and the farthest state.
+    """
+    names = LOOKS[look]
+    pairs = {'crop', 'state'} <= set(names), {'flip', 'flipped state'} <= set(names)
+    return len(names) - sum(pairs) * (2 - pair)
+
+
+def rows(test: Mapping[str, np.ndarray], val: Mapping[str, np.ndarray]) -> Iterator[dict]:
+    """A row per look and number of windows."""
+    pair = json.loads(str(test['about']))['pair']
+    weights = image_draws(len(test['plain']), DRAWS)
+    limit = threshold(val['entropy'])
+    for place, look in enumerate(LOOKS):
+        found, found_val = test['windows'][:, place], val['windows'][:, place]
+        for count in range(1, found.shape[1] + 1):
+            on_val = found_val[:, count - 1].sum(0)
+            yield dict(
+                look=look,
+                windows=count,
+                cost=1 + count * AREA * price(look, pair),
+                gain=gain(found[:, count - 1], test['plain'], weights),
+                gain_val=float(miou(on_val) - miou(val['plain'].sum(0))),
+            )
+        counts = (test['entropy'] >= limit).sum(1)
+        after = with_windows(found, test['plain'], counts)
+        yield dict(
+            look=look,
+            windows='by threshold',
+            cost=1 + float(counts.mean()) * AREA * price(look, pair),
+            gain=gain(after, test['plain'], weights),
+            gain_val=None,
+        )
+
+
+def threshold(entropy: np.ndarray, average: int = 3) -> float:
+    """Sum of entropy above which windows are looked at, so that images get so many on average.
+
+    Args:
+        entropy: ``(images, windows)``, that windows have in pixels that none before them has.
+        average: number of windows.
+    """
+    return float(np.sort(entropy.ravel())[::-1][average * len(entropy) - 1])
+
+
+def with_windows(found: np.ndarray, plain: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Confusions ``(images, K, K)`` of so many windows in each image.
+
+    Args:
+        found: ``(images, windows, K, K)`` by number of windows, from 1 on.
+        plain: ``(images, K, K)``.
+        counts: ``(images,)``.
+    """
+    by_count = np.concatenate([plain[:, None], found], axis=1)
+    return by_count[np.arange(len(counts)), counts]
+
+
+def table(one: Mapping) -> list[str]:
+    """Markdown of one model."""
+    header = ['look', 'windows', 'cost', 'gain', 'kept', 'validation']
+    whole = one['whole'][REFERENCE]
+    return markdown_table(
+        header,
+        [
+            [
+                row['look'],
+                str(row['windows']),
+                f'{row["cost"]:.2f}',
+                interval_text(row['gain']),
+                f'{100 * row["gain"][0] / whole:.0f} %',
+                '' if row['gain_val'] is None else f'{row["gain_val"]:+.2f}',
+            ]
+            for row in one['rows']
+        ],
+    )
+
+
+def sections(results: Sequence[Mapping]) -> list[str]:
+    """The lines of RESULTS.md."""
+    lines = [
+        '## Second looks in unsure windows',
+        '',
+        f'Windows of {SIZE[0]} x {SIZE[1]} pixels; logits of the looks are averaged with the plain',
+        'ones. *Crop* is the default state of the window, *state* the farthest one, *flip* its',
+        'mirror image. *Kept* is the share of the gain of *flip, 2 states each* on the whole',
+        'image; *validation* the gain on validation images; *by threshold* looks at windows with',
+        'at least so much entropy as the validation images have in three windows on average.',
+    ]
+    for one in results:
+        whole = ', '.join(f'{name} {value:+.2f}' for name, value in one['whole'].items())
+        lines += ['', f'### {one["model"]}, {one["images"]} test images', '']
+        lines += [f'On the whole image: {whole}; {one["chosen_on"]} validation images.', '']
+        lines += table(one)
+    return lines
+
+
+def main() -> int:
+    """Print the tables and write them as JSON; returns the exit status."""
+    recorded = read_results(uncertainty_report.JSON)['segmentors']
+    results = []
+    for path in sorted(OUT.glob('*_test.npz')):
+        test = dict(np.load(path))
+        val = dict(np.load(path.with_name(path.name.replace('_test', '_val'))))
+        model = path.stem.rsplit('-seed', 1)[0]
+        (same,) = (one for one in recorded if one['model'] == model)
+        assert same['images'] == len(test['plain']), 'whole images of another draw'
+        whole = {row['procedure']: row['whole'] for row in same['tiles']}
+        results.append(
+            dict(
+                model=model,
+                images=len(test['plain']),
+                chosen_on=len(val['plain']),
+                plain=float(miou(test['plain'].sum(0))),
+                whole={name: whole[name] for name in WHOLE},
+                rows=list(rows(test, val)),
+            )
+        )
+    print('\n'.join(sections(results)))
+    write_json(JSON, results)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
