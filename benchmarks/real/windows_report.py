@@ -103,23 +103,25 @@ def with_windows(found: np.ndarray, plain: np.ndarray, counts: np.ndarray) -> np
 
 
 def table(one: Mapping) -> list[str]:
-    """Markdown of one model."""
-    header = ['look', 'windows', 'cost', 'gain', 'kept', 'validation']
+    """Markdown of one model: a row per look, with intervals at three windows."""
     whole = one['whole'][REFERENCE]
-    return markdown_table(
-        header,
-        [
+    body = []
+    for look in LOOKS:
+        *counted, limit = (row for row in one['rows'] if row['look'] == look)
+        three = counted[2]
+        body.append(
             [
-                row['look'],
-                str(row['windows']),
-                f'{row["cost"]:.2f}',
-                interval_text(row['gain']),
-                f'{100 * row["gain"][0] / whole:.0f} %',
-                '' if row['gain_val'] is None else f'{row["gain_val"]:+.2f}',
+                look,
+                f'{three["cost"]:.2f}',
+                interval_text(three['gain']),
+                f'{100 * three["gain"][0] / whole:.0f} %',
+                f'{three["gain_val"]:+.2f}',
+                *(f'{row["gain"][0]:+.2f} ({row["cost"]:.2f})' for row in counted if row != three),
+                f'{limit["gain"][0]:+.2f} ({limit["cost"]:.2f})',
             ]
-            for row in one['rows']
-        ],
-    )
+        )
+    header = ['look', 'cost', 'gain, 3 windows', 'kept', 'validation', '1', '2', '4']
+    return markdown_table([*header, 'by threshold'], body)
 
 
 def sections(results: Sequence[Mapping]) -> list[str]:
@@ -130,8 +132,9 @@ def sections(results: Sequence[Mapping]) -> list[str]:
         f'Windows of {SIZE[0]} x {SIZE[1]} pixels; logits of the looks are averaged with the plain',
         'ones. *Crop* is the default state of the window, *state* the farthest one, *flip* its',
         'mirror image. *Kept* is the share of the gain of *flip, 2 states each* on the whole',
-        'image; *validation* the gain on validation images; *by threshold* looks at windows with',
-        'at least so much entropy as the validation images have in three windows on average.',
+        'image; *validation* the gain on validation images. Further columns have the gain with',
+        'other numbers of windows, and its cost; *by threshold* looks at windows with at least so',
+        'much entropy as the validation images have in three windows on average.',
     ]
     for one in results:
         whole = ', '.join(f'{name} {value:+.2f}' for name, value in one['whole'].items())

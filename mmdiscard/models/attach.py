@@ -194,7 +194,7 @@ def _attach(
         aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
         features = CheckedSizes(adapter.features, found)
         executor = PrefixExecutor(features, hooks, cost_model, entries, limits)
-        mirrors = where is not None and where.flip
+        mirrors = False if where is None else where.flip
         pipeline = Pipeline(
             adapter, executor, search, aggregator, geometry, cost_model, uncertainty, mirrors
         )

@@ -11,6 +11,7 @@ from ..errors import MMDiscardError
 from .windows import Grid, Size, Windows, choose_windows
 
 UNSURE = 'unsure'
+INSTEAD = 'instead'
 DEFAULT_SHARE = 0.4  # holds most of the gain on real models, see docs/unsure-regions.md
 DEFAULT_HALO = 16
 DEFAULT_NUMBER = 9  # windows of the default size in an image: larger ones keep more of the gain
@@ -29,14 +30,15 @@ class UnsureWindows:
         halo: see `Windows`.
         share: sum of the areas of the windows, relative to the image, at most.
         cost: plain forwards per image at most, instead of ``share``.
-        flip: whether mirror images of the windows are predicted as well, in every state.
+        flip: whether mirror images of the windows are predicted as well, in every state;
+            ``'instead'`` to compute states besides the default one of mirror images alone.
     """
 
     size: Size | None = None
     halo: int = DEFAULT_HALO
     share: float | None = None
     cost: float | None = None
-    flip: bool = False
+    flip: bool | str = False
 
     @classmethod
     def parse(cls, where: Any) -> 'UnsureWindows':
@@ -175,8 +177,9 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
     halo = given.get('halo', 0)
     if not _is_whole(halo) or halo < 0:
         raise MMDiscardError(f'where: halo is a number of pixels, at least 0; got {halo!r}')
-    if not isinstance(given.get('flip', False), bool):
-        raise MMDiscardError(f'where: flip is True or False; got {given["flip"]!r}')
+    flip = given.get('flip', False)
+    if not isinstance(flip, bool) and flip != INSTEAD:
+        raise MMDiscardError(f'where: flip is True, False or {INSTEAD!r}; got {flip!r}')
     if 'share' in given and 'cost' in given:
         raise MMDiscardError('where takes either share or cost, not both')
     for name, least in (('share', 0), ('cost', 1)):

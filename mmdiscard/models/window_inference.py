@@ -15,7 +15,7 @@ from ..search import KnownStates, Rows
 from .batch_inference import BatchInference
 from .pipeline import Pipeline
 from .results import SearchResult
-from .unsure_windows import UNKNOWN_STRIDE, UnsureWindows
+from .unsure_windows import INSTEAD, UNKNOWN_STRIDE, UnsureWindows
 from .windows import Size, Windows
 
 
@@ -49,7 +49,9 @@ class WindowSearch:
         size = self.where.size_in(frame, self.step)
         count = self.where.number(frame, size)
         area = count * math.prod(size) / math.prod(frame)
-        mirrored = ' and their mirror images' if self.where.flip else ''
+        mirrored = {True: ' and their mirror images', INSTEAD: ', mirrored'}.get(
+            self.where.flip, ''
+        )
         return (
             f'{count} window{"s" * (count != 1)} of {size[0]} x {size[1]}{mirrored} ({area:.0%} of '
             f'an image of {frame[0]} x {frame[1]}), about {self.cost(frame):.2f} plain forwards'
@@ -161,7 +163,9 @@ class WindowBatch(BatchInference):
         count = len(self.images)
         others = [(~known).nonzero().flatten()]
         images = [rows.images[~known]]
-        if self.pipeline.mirrors:
+        if self.pipeline.mirrors == INSTEAD:
+            images[0] += count
+        elif self.pipeline.mirrors:
             others.append(torch.arange(len(rows)))
             images.append(rows.images + count)
         others = torch.cat(others)
@@ -196,7 +200,7 @@ def price_of_look(pipeline: Pipeline) -> float:
     states = states_of(pipeline)
     others = states[(states != pipeline.space.default(1)).any(1)]
     price = pipeline.prices.of(others.tolist()) if len(others) else 0.0
-    return price + pipeline.prices.of(states.tolist()) * pipeline.mirrors
+    return price + pipeline.prices.of(states.tolist()) * (pipeline.mirrors is True)
 
 
 def coarsest_stride(pipeline: Pipeline) -> Size:

@@ -192,6 +192,21 @@ def test_mirrored_windows_that_cover_everything_equal_the_whole_mirror_image(sea
     assert errors[32] < 1e-5 < 1e-3 < errors[0]
 
 
+def test_states_of_mirror_images_alone():
+    model, batch = segmentor(**PYRAMID), images(2, SIZE)
+    plain, default = logits(model, batch), mirrored(model, batch)
+    with attached(model, None):
+        other = 2 * mirrored(model, batch) - default
+    where = dict(size=SIZE, halo=0, share=1.0, flip='instead')
+    with attached(model, where) as ensemble:
+        found = logits(model, batch)
+    # Where the state, moved back, covers nothing, the default state of either view is left.
+    expected = (plain + other) / 2
+    inner = (..., slice(16, -16), slice(16, -16))
+    assert torch.allclose(found[inner], expected[inner], rtol=1e-3, atol=1e-4)
+    assert ensemble.last.cost == pytest.approx(2.0)
+
+
 @pytest.mark.parametrize('search', [PLAIN, STATES], ids=['flip', 'flip and states'])
 def test_no_mirrored_window_is_the_plain_model_bitwise(search):
     model, batch = segmentor(**PYRAMID), images(2, SIZE)
@@ -303,7 +318,7 @@ def test_smaller_images_than_windows_are_taken_whole():
         (dict(size=64, halo=17), 'leaves less than one cell of the coarsest stride, 32, of'),
         (dict(share=-0.1), 'share is a number of at least 0'),
         (dict(cost=0.9), 'cost is a number of at least 1'),
-        (dict(flip='left'), 'flip is True or False'),
+        (dict(flip='left'), "flip is True, False or 'instead'"),
         (dict(share=0.4, cost=1.4), 'either share or cost'),
         (dict(size=160, share=1), '160 x 160 are larger than the images, 128 x 128'),
         (dict(size=48), 'whole cells of the coarsest stride, 32; take multiples of 32'),
