@@ -11,7 +11,13 @@ from benchmarks.common.figures import pyplot, save_figure
 from benchmarks.common.files import read_results
 from mmdiscard.utils import write_text
 
-from . import choices, classifier_report, segmentor_report, uncertainty_report
+from . import (
+    choices,
+    classifier_report,
+    segmentor_report,
+    uncertainty_report,
+    windows_report,
+)
 
 PAGE = Path('benchmarks/real/RESULTS.md')
 FIGURE = Path('docs/images/real.png')
@@ -23,8 +29,8 @@ INTRODUCTION = """\
 # Real models on real images
 
 Made by `python -m benchmarks.real.page` from `segmentors.json`, `classifiers.json`,
-`uncertainty.json` and `choices.json`. What the figures mean and how to repeat them is in
-[docs/results.md](../../docs/results.md).
+`uncertainty.json`, `windows.json` and `choices.json`. What the figures mean and how to repeat them
+is in [docs/results.md](../../docs/results.md).
 
 Costs are multiply-accumulates in plain forwards. *Mended* and *broken* are predictions (of images,
 or percent of pixels) that became right and wrong. *NLL* is the mean negative log likelihood, *ECE*
@@ -103,6 +109,7 @@ def main() -> int:
     classifiers = list(read_results(classifier_report.JSON).values())
     lines = [INTRODUCTION, *segmentor_sections(segmentors), '', *classifier_sections(classifiers)]
     lines += ['', *uncertainty_report.sections(read_results(uncertainty_report.JSON))]
+    lines += ['', *windows_report.sections(read_results(windows_report.JSON))]
     lines += ['', *choices.sections(read_results(choices.JSON))]
     write_text(PAGE, '\n'.join(lines) + '\n')
     draw(segmentors, FIGURE)
