@@ -119,11 +119,15 @@ def attach(
     default = auto_settings.aggregator(dense) if one_group else adapter_type.default_aggregator
     aggregator = build(AGGREGATORS, aggregator or default)
     aggregator.check(dense)
-    limits = MemoryLimits(max_rows, max_cache_bytes)
-    where = None if where is None else UnsureWindows.parse(where)
-    put_in = partial(
-        _attach, model, adapter_type, search, aggregator, limits, self_test, where, uncertainty
+    parts = _Parts(
+        search=search,
+        aggregator=aggregator,
+        limits=MemoryLimits(max_rows, max_cache_bytes),
+        self_test=self_test,
+        where=None if where is None else UnsureWindows.parse(where),
+        uncertainty=uncertainty,
     )
+    put_in = partial(_attach, model, adapter_type, parts)
     return _attach_auto(put_in, options, dense) if auto else put_in(options)
 
 
@@ -159,18 +163,23 @@ def _inside_of_model() -> Iterator[None]:
         raise UnsearchableModelError(*error.args) from error
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """The arguments of `attach` besides model and `subsampling`, built and checked."""
+
+    search: Search
+    aggregator: Aggregator
+    limits: MemoryLimits
+    self_test: bool
+    where: UnsureWindows | None
+    uncertainty: bool
+
+
 def _attach(
-    model: nn.Module,
-    adapter_type: type[ModelAdapter],
-    search: Search,
-    aggregator: Aggregator,
-    limits: MemoryLimits,
-    self_test: bool,
-    where: UnsureWindows | None,
-    uncertainty: bool,
-    options: '_Options',
+    model: nn.Module, adapter_type: type[ModelAdapter], parts: _Parts, options: '_Options'
 ) -> Ensemble:
-    """Put an ensemble of known parts into a model."""
+    """Put an ensemble into a model."""
+    search, aggregator = parts.search, parts.aggregator
     with undisturbed(model) as restore, ExitStack() as undo:
         adapter = adapter_type(model)
         undo.callback(adapter.uninstall)
@@ -184,7 +193,11 @@ def _attach(
         sample, found = found.sample, replace(found, sample=None)  # not to be kept in memory
         levels = adapter.backbone_patch.channels_first(sample[1])
         images = _model_image(adapter, found)
-        test = SelfTest(adapter, images, found.small_size, sample, restore) if self_test else None
+        test = (
+            SelfTest(adapter, images, found.small_size, sample, restore)
+            if parts.self_test
+            else None
+        )
         if test is not None:
             test.observe()
         with _inside_of_model():
@@ -193,16 +206,22 @@ def _attach(
         cost_model = measure_cost(found, groups, probe.run)
         aggregator.prepare(lambda: probe.merge_target(geometry, aggregator))
         features = CheckedSizes(adapter.features, found)
-        executor = PrefixExecutor(features, hooks, cost_model, entries, limits)
-        mirrors = False if where is None else where.flip
+        executor = PrefixExecutor(features, hooks, cost_model, entries, parts.limits)
         pipeline = Pipeline(
-            adapter, executor, search, aggregator, geometry, cost_model, uncertainty, mirrors
+            adapter,
+            executor,
+            search,
+            aggregator,
+            geometry,
+            cost_model,
+            parts.uncertainty,
+            mirrors=False if parts.where is None else parts.where.flip,
         )
-        ensemble = Ensemble(pipeline, found.input_size, where)
+        ensemble = Ensemble(pipeline, found.input_size, parts.where)
         adapter.install(ensemble.predict)
         if test is not None:
             test.check(pipeline)
-        if uncertainty:
+        if parts.uncertainty:
             store_uncertainty(ensemble)
         vars(model)[ATTACHED] = ensemble
         undo.pop_all()

@@ -81,5 +81,5 @@ def test_settings_that_do_not_fit_are_refused():
         PhaseAggregator(align='none')
     with pytest.raises(MMDiscardError, match='nothing to learn'):
         PhaseAggregator(phase=False, offset=False)
-    with pytest.raises(MMDiscardError, match='moves output maps'):
+    with pytest.raises(MMDiscardError, match='translates output maps'):
         attach(classifier(), search=SEARCH, aggregator=PHASE)

@@ -145,7 +145,7 @@ EXACT = dict(type='AverageAggregator', on='logits', align='exact')
         ({}, dict(search=dict(GREEDY, criterion=dict(type='Luck'))), "unknown criterion 'Luck'"),
         ({}, dict(aggregator=dict(type='Sum')), "unknown aggregator 'Sum'"),
         ({}, dict(aggregator=dict(EXACT, align='best')), "unknown alignment 'best'"),
-        ({}, dict(aggregator=EXACT), "align='exact' moves output maps, and a classifier's"),
+        ({}, dict(aggregator=EXACT), "align='exact' translates output maps, and a classifier"),
         ({}, dict(max_rows=0), 'max_rows must be a whole number of at least 1; got 0'),
         (dict(backbone=FLAT), dict(subsampling=dict(groups='all')), 'nothing to search'),
     ],
