@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed.attach_cost                    # the models below
     python -m benchmarks.speed.attach_cost mmseg::hrnet/fcn_hr18_4xb4-160k_ade20k-512x512.py
+    python -m benchmarks.speed.attach_cost configs/imagenet/*.py    # the groups that these search
     python -m benchmarks.speed.attach_cost --audited    # all backbones that the audit searches
     python -m benchmarks.speed.attach_cost --audited LeNet5 LeViT
 
@@ -29,6 +30,7 @@ from benchmarks.backbones.results import read_results
 from benchmarks.backbones.run import RESULTS, Entry, entries
 from benchmarks.common.tables import markdown_table
 from benchmarks.speed.timing import build_model, read_model_config
+from mmdiscard.engine.config import search_hook_of
 from mmdiscard.models.ensemble import Ensemble
 from mmdiscard.utils import read_json, report, write_json
 
@@ -114,10 +116,13 @@ def _plain_seconds(plain: Callable[[], object]) -> list[float]:
 
 
 def table_of_configs(configs: Sequence[str], turns: int) -> list[str]:
-    """Lines of the table of configs of MM packages."""
+    """Lines of the table of configs; all groups, unless their hook names others."""
     rows = []
     for config in configs:
-        found = measure(build_model(read_model_config(config, {})[0]), 224, 'all', turns)
+        cfg = read_model_config(config, {})[0]
+        settings = (search_hook_of(cfg) or {}).get('subsampling') or {}
+        size, groups = settings.get('input_size', (224, 224)), settings.get('groups', 'all')
+        found = measure(build_model(cfg), size[0], groups, turns)
         ratios = (f'{found[part]:.1f}' for part in PARTS)
         rows.append([Path(config).stem, f'{found["forward"]:.0f}', *ratios])
         report(' '.join(rows[-1]))
