@@ -9,6 +9,7 @@ it is run again. In the end the weights are kept in half precision: `benchmarks/
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -33,18 +34,25 @@ def main(argv: list[str] | None = None) -> int:
     runner = Runner.from_cfg(config)
     runner.model.to(memory_format=torch.channels_last)
     runner.train()
-    keep_half(runner.model, CHECKPOINTS / f'{Path(config.work_dir).name}.pth')
+    path = CHECKPOINTS / f'{Path(config.work_dir).name}.pth'
+    keep_half(runner.model, runner.train_dataloader.dataset.metainfo, path)
     return 0
 
 
-def keep_half(model: nn.Module, path: Path) -> None:
-    """Write what a test needs of a model, in half precision."""
+def keep_half(model: nn.Module, dataset_meta: Mapping, path: Path) -> None:
+    """Write what tests and inferencers need of a model, in half precision.
+
+    Args:
+        model: trained.
+        dataset_meta: names and colours of its classes.
+        path: of the checkpoint.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
-    torch.save({'state_dict': weights}, path)
+    torch.save(dict(meta=dict(dataset_meta=dict(dataset_meta)), state_dict=weights), path)
 
 
 if __name__ == '__main__':
