@@ -14,7 +14,7 @@ from mmengine.fileio import dump
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
-from small_models import SMALL_RESNET, classifier, classifier_config, count_layer_rows
+from small_models import SMALL_RESNET, classifier, classifier_config
 
 import mmdiscard
 from mmdiscard import MMDiscardError
@@ -301,16 +301,3 @@ def test_validation_in_a_compiled_training_searches(make_runner, logged, compile
     assert text.count('mmdiscard summary') == 2 and 'states per image: 4.00' in text
     assert ('has been "compiled"' in text) == bool(compiled)
     assert 'predict' not in vars(runner.model)
-
-
-def test_states_of_a_compiled_model_compute_the_rows_of_an_eager_one(make_runner, logged):
-    counts, metrics = [], []
-    for compiled in (None, dict(backend='eager')):
-        runner = make_runner(search=GREEDY, compile=compiled)
-        counts.append(count_layer_rows(runner.model))
-        metrics.append(runner.test())
-    assert counts[1] == counts[0] and sum(counts[0]['backbone.conv1']) >= IMAGES
-    assert metrics[1] == metrics[0]
-    text = '\n'.join(logged)
-    assert text.count('has been "compiled"') == 1
-    assert text.count('compiled parts of the model run eagerly') == 1
