@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from .engine import cli
@@ -68,21 +69,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    prepared = load_config(args)
-    check_checkpoint_file(args.checkpoint)
-    prepare_launcher(prepared, args)
+def request_of(args: argparse.Namespace, cfg: Config) -> TuneRequest:
+    """What the flags ask for; ``cfg`` is the config with its work dir."""
     sizes = tuple(sorted({1.0, *args.sizes}))
-    request = TuneRequest(
+    return TuneRequest(
         config=args.config,
         checkpoint=args.checkpoint,
-        folder=Path(prepared.work_dir),
+        folder=Path(cfg.work_dir),
         images=TuningImages(args.split, args.images, args.seed, sizes, not args.no_flip),
         cost=args.cost,
         groups=args.groups,
         counts=args.states,
     )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    prepared = load_config(args)
+    check_checkpoint_file(args.checkpoint)
+    prepare_launcher(prepared, args)
+    request = request_of(args, prepared)
     as_written = read_config(args.config)
     apply_options(as_written, args.cfg_options, args.config)
     try:

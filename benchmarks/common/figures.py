@@ -20,8 +20,7 @@ def draw_panels(
         palette: RGB colour of every class, 0..255.
         path: picture file.
     """
-    colours = np.full((256, 3), 255, dtype=np.uint8)
-    colours[: len(palette)] = palette
+    colours = label_colours(palette)
     plt = pyplot()
     figure, axes = plt.subplots(
         len(rows), len(COLUMNS), figsize=(2 * len(COLUMNS), 2 * len(rows)), squeeze=False
@@ -33,6 +32,13 @@ def draw_panels(
     for axis, title in zip(axes[0], COLUMNS, strict=True):
         axis.set_title(title)
     save_figure(figure, path)
+
+
+def label_colours(palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """RGB of each label, ``(256, 3)`` uint8; white beyond the palette, such as 255, ignored."""
+    colours = np.full((256, 3), 255, dtype=np.uint8)
+    colours[: len(palette)] = palette
+    return colours
 
 
 def draw_cost_curves(

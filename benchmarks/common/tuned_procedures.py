@@ -16,8 +16,8 @@ from mmdiscard.engine.data_subset import ordered_loader
 from mmdiscard.engine.load_runner import load_runner
 from mmdiscard.models import unwrap
 from mmdiscard.tuning import PLAIN, Measure, Procedure, evaluate_procedures, measure_of
-from mmdiscard.tuning.state_settings import prepare_models, spread_settings, window_settings
-from mmdiscard.tuning.tune import DEFAULT_GROUPS, WINDOW_COST
+from mmdiscard.tuning.state_settings import prepare_models
+from mmdiscard.tuning.tune import settings_to_try
 from mmdiscard.tuning.tuning_images import TuningImages
 from mmdiscard.utils import Progress, read_json
 
@@ -113,10 +113,7 @@ def measure_on_test(
     flip = any(one.flip for one in procedures)
     test = TuningImages(images=images, sizes=sizes, flip=flip)
     model, measure = _model(cfg, args.checkpoint)
-    groups = DEFAULT_GROUPS if args.groups is None else args.groups
-    settings = spread_settings(model, groups, args.states, True)
-    if args.groups is None:
-        settings += window_settings(model, WINDOW_COST, not args.no_flip)
+    settings = settings_to_try(model, tune.request_of(args, cfg))
     wanted = {one.states for one in procedures}
     prepared = prepare_models(model, [one for one in settings if one.name in wanted])
     models = {name: one.model for name, one in prepared.items()}

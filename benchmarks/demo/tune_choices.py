@@ -26,12 +26,12 @@ from benchmarks.demo.digit_scenes import make_digit_scenes
 from benchmarks.demo.job import train
 from benchmarks.demo.models import CONFIGS, DEMO_MODELS
 from mmdiscard.engine import cli
+from mmdiscard.tuning import PLAIN
 from mmdiscard.tuning.gains import TOLERANCE
 from mmdiscard.utils import write_json
 
 JSON = Path('benchmarks/demo/tune_choices.json')
 COST = 2.0
-PLAIN = 'plain'
 TEST_IMAGES = 1000  # all
 
 

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from benchmarks.common.files import read_results
 from benchmarks.common.tables import interval, markdown_table
 from benchmarks.common.tuned_procedures import choose_for, difference, measure_on_test
+from mmdiscard.tuning import PLAIN
 from mmdiscard.utils import write_json, write_text
 
 from .classifiers import MODELS, WEIGHTS, choosing
@@ -24,7 +25,6 @@ from .classifiers import MODELS, WEIGHTS, choosing
 OUT = Path('work_dirs/real/choices')
 JSON = Path('benchmarks/real/choices.json')
 COSTS = (3.0, 2.0, 1.5)  # the largest first: the others need no predictions of their own
-PLAIN = 'plain'
 CONFIGS = Path('configs/camvid')
 CHECKPOINTS = Path('benchmarks/real/checkpoints')
 SEGMENTORS = (

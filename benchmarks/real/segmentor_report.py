@@ -53,6 +53,27 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
     return right / np.maximum(confusion.sum(-1) + confusion.sum(-2) - right, 1)
 
 
+def miou_gain(after: np.ndarray, before: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
+    """Points of mIoU, mean over seeds, and its 95 % interval by paired bootstrap over images.
+
+    Args:
+        after: confusions ``(seeds, images, K, K)``.
+        before: of the same images.
+        weights: ``(draws, images)``, see `image_draws`.
+    """
+
+    def mean_gain(weights: np.ndarray) -> np.ndarray:
+        """Of images drawn so many times: ``(draws, images)`` -> ``(draws,)``."""
+        values = [
+            np.mean([miou(np.tensordot(weights, one, 1)) for one in counts], axis=0)
+            for counts in (after, before)
+        ]
+        return values[0] - values[1]
+
+    here = mean_gain(np.ones((1, before.shape[1])))[0]
+    return tuple(map(float, (here, *np.percentile(mean_gain(weights), [2.5, 97.5]))))
+
+
 class Trainings:
     """Statistics of the trainings of one model on the same images.
 
@@ -126,18 +147,7 @@ class Trainings:
     def gain(self, after: np.ndarray, before: np.ndarray | None = None) -> tuple[float, ...]:
         """Points of mIoU, mean over seeds, and its 95 % interval by bootstrap over images."""
         before = self.confusion(PLAIN) if before is None else before
-
-        def mean_gain(weights: np.ndarray) -> np.ndarray:
-            """Of images drawn so many times: ``(draws, images)`` -> ``(draws,)``."""
-            values = [
-                np.mean([miou(np.tensordot(weights, one, 1)) for one in counts], axis=0)
-                for counts in (after, before)
-            ]
-            return values[0] - values[1]
-
-        drawn = mean_gain(self.weights)
-        here = mean_gain(np.ones((1, before.shape[1])))[0]
-        return tuple(map(float, (here, *np.percentile(drawn, [2.5, 97.5]))))
+        return miou_gain(after, before, self.weights)
 
     def cost(self, name: str) -> float | None:
         """Multiply-accumulates in plain forwards; None where they differ from image to image."""

@@ -299,6 +299,21 @@ def statistics_of_images(
     return atoms, loaded, out / f'{name}.npz'
 
 
+def save_statistics(
+    path: Path, loaded: Sequence[Mapping[str, np.ndarray]], about: Mapping, axis: int = 0
+) -> None:
+    """Write the arrays of all images as one file.
+
+    Args:
+        path: of the file.
+        loaded: arrays of each image.
+        about: what else a report needs, as JSON.
+        axis: of the images.
+    """
+    arrays = {key: np.stack([one[key] for one in loaded], axis=axis) for key in loaded[0]}
+    np.savez_compressed(path, about=json.dumps(about), **arrays)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
 
@@ -313,8 +328,7 @@ def main(argv: list[str] | None = None) -> int:
         lambda atoms, views, labels: statistics_of(dict(atoms.of(views)), labels, named(atoms)),
     )
     about = dict(procedures=list(named(atoms)), auto=atoms.auto, costs=atoms.costs)
-    arrays = {key: np.stack([one[key] for one in loaded], axis=1) for key in loaded[0]}
-    np.savez_compressed(path, about=json.dumps(about), **arrays)
+    save_statistics(path, loaded, about, axis=1)
     return 0
 
 

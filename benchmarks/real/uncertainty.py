@@ -6,7 +6,6 @@ Writes `work_dirs/real/uncertainty/NAME_SPLIT.npz`, from which `benchmarks.real.
 makes tables. An interrupted run goes on with the next image.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from mmdiscard.aggregation.disagreement import entropy_in_bits
 
 from .risk import histogram
 from .segmentor_atoms import VIEWS, SegmentorAtoms
-from .segmentors import PLAIN, Statistics, statistics_of_images, tile_masks
+from .segmentors import PLAIN, Statistics, save_statistics, statistics_of_images, tile_masks
 
 OUT = Path('work_dirs/real/uncertainty')
 #: what is merged: of every view, logits of states are averaged, then probabilities of views
@@ -121,8 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     last = max(atoms.groups)
     about = dict(pair=atoms.costs[atoms.auto][0], last=atoms.costs[last][0])
-    arrays = {key: np.stack([one[key] for one in loaded]) for key in loaded[0]}
-    np.savez_compressed(path, about=json.dumps(about), **arrays)
+    save_statistics(path, loaded, about)
     return 0
 
 

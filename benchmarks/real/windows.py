@@ -6,7 +6,6 @@ Writes `work_dirs/real/windows/NAME_SPLIT.npz`, confusions by look and number of
 `benchmarks.real.windows_report` makes tables. An interrupted run goes on with the next image.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from mmdiscard.models.window_inference import coarsest_stride
 from mmdiscard.models.windows import Windows
 
 from .segmentor_atoms import EXACT, VIEWS, build
-from .segmentors import PLAIN, Statistics, statistics_of_images
+from .segmentors import PLAIN, Statistics, save_statistics, statistics_of_images
 
 OUT = Path('work_dirs/real/windows')
 FRAME = (384, 480)
@@ -151,11 +150,10 @@ def main(argv: list[str] | None = None) -> int:
         __doc__.split('\n')[0],
         OUT,
         WindowAtoms,
-        lambda atoms, views, labels: atoms.arrays(views, labels),
+        WindowAtoms.arrays,
         step=6,
     )
-    arrays = {key: np.stack([one[key] for one in loaded]) for key in loaded[0]}
-    np.savez_compressed(path, about=json.dumps(dict(pair=atoms.pair)), **arrays)
+    save_statistics(path, loaded, dict(pair=atoms.pair))
     return 0
 
 

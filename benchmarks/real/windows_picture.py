@@ -21,7 +21,7 @@ from mmengine.config import Config, DictAction
 from torch import nn
 
 import mmdiscard
-from benchmarks.common.figures import pyplot, save_figure
+from benchmarks.common.figures import label_colours, pyplot, save_figure
 from mmdiscard.engine.load_runner import load_runner
 
 TITLES = ('image and windows', 'truth', 'plain', 'what changed')
@@ -76,8 +76,6 @@ def rows_of(config: Config, checkpoint: Path, where: dict, count: int) -> Iterat
     """
     runner = load_runner(config, str(checkpoint))
     model, loader = runner.model, runner.test_dataloader
-    if isinstance(loader, dict):
-        loader = runner.build_dataloader(loader)
     for batch in islice(loader, 0, None, max(1, len(loader) // count)):
         sample = batch['data_samples'][0]
         before = labels_of(model, batch)
@@ -97,8 +95,7 @@ def draw(rows: Sequence[tuple], palette: Sequence[Sequence[int]], path: Path) ->
         palette: RGB colour of every class, 0..255.
         path: picture file.
     """
-    colours = np.full((256, 3), 255, dtype=np.uint8)
-    colours[: len(palette)] = palette
+    colours = label_colours(palette)
     plt = pyplot()
     figure, axes = plt.subplots(len(rows), 4, figsize=(11, 2.5 * len(rows)), squeeze=False)
     for line, (picture, boxes, truth, before, after) in zip(axes, rows, strict=True):

@@ -18,7 +18,7 @@ from benchmarks.common.tables import markdown_table
 from mmdiscard.utils import write_json
 
 from . import uncertainty_report
-from .segmentor_report import DRAWS, miou
+from .segmentor_report import DRAWS, miou, miou_gain
 from .segmentor_report import interval as interval_text
 from .windows import FRAME, LOOKS, OUT, SIZE
 
@@ -26,19 +26,6 @@ JSON = Path('benchmarks/real/windows.json')
 AREA = SIZE[0] * SIZE[1] / (FRAME[0] * FRAME[1])
 WHOLE = ('2 states', 'flip', 'flip, 2 states each')
 REFERENCE = WHOLE[-1]
-
-
-def gain(after: np.ndarray, before: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
-    """Points of mIoU and their 95 % interval by paired bootstrap over images.
-
-    Args:
-        after: confusions ``(images, K, K)``.
-        before: of the same images.
-        weights: ``(draws, images)``, see `image_draws`.
-    """
-    drawn = miou(np.tensordot(weights, after, 1)) - miou(np.tensordot(weights, before, 1))
-    here = miou(after.sum(0)) - miou(before.sum(0))
-    return tuple(map(float, (here, *np.percentile(drawn, [2.5, 97.5]))))
 
 
 def price(look: str, pair: float) -> float:
@@ -66,7 +53,7 @@ def rows(test: Mapping[str, np.ndarray], val: Mapping[str, np.ndarray]) -> Itera
                 look=look,
                 windows=count,
                 cost=1 + count * AREA * price(look, pair),
-                gain=gain(found[:, count - 1], test['plain'], weights),
+                gain=miou_gain(found[None, :, count - 1], test['plain'][None], weights),
                 gain_val=float(miou(on_val) - miou(val['plain'].sum(0))),
             )
         counts = (test['entropy'] >= limit).sum(1)
@@ -75,7 +62,7 @@ def rows(test: Mapping[str, np.ndarray], val: Mapping[str, np.ndarray]) -> Itera
             look=look,
             windows='by threshold',
             cost=1 + float(counts.mean()) * AREA * price(look, pair),
-            gain=gain(after, test['plain'], weights),
+            gain=miou_gain(after[None], test['plain'][None], weights),
             gain_val=None,
         )
 

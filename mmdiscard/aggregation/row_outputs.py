@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..execution import BackboneOutputs, Levels
+from ..utils import on_device_of
 from .alignment import Alignment, Geometry, translate
 
 PART = 2**18  # numbers worked on at once, on a CPU
@@ -61,7 +62,7 @@ class RowOutputs:
         logits = self._head(self._reads(self), self.computed)
         if self._mirrored is None:
             return logits
-        mirrored = self._mirrored.to(logits.device).view(-1, 1, 1, 1)
+        mirrored = on_device_of(self._mirrored, logits).view(-1, 1, 1, 1)
         return torch.where(mirrored, logits.flip(3), logits)
 
     @cached_property

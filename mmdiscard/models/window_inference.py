@@ -48,20 +48,23 @@ class WindowSearch:
         """For the log: the windows in images of ``frame``."""
         size = self.where.size_in(frame, self.step)
         count = self.where.number(frame, size)
-        area = count * math.prod(size) / math.prod(frame)
         mirrored = {True: ' and their mirror images', INSTEAD: ', mirrored'}.get(
             self.where.flip, ''
         )
         return (
-            f'{count} window{"s" * (count != 1)} of {size[0]} x {size[1]}{mirrored} ({area:.0%} of '
-            f'an image of {frame[0]} x {frame[1]}), about {self.cost(frame):.2f} plain forwards'
+            f'{count} window{"s" * (count != 1)} of {size[0]} x {size[1]}{mirrored} '
+            f'({self._area(frame):.0%} of an image of {frame[0]} x {frame[1]}), about '
+            f'{self.cost(frame):.2f} plain forwards'
         )
 
     def cost(self, frame: Size) -> float:
         """Cost of an image of ``frame`` at most, in plain forwards."""
+        return 1 + self._area(frame) * self.price
+
+    def _area(self, frame: Size) -> float:
+        """Sum of the areas of the windows, relative to an image of ``frame``."""
         size = self.where.size_in(frame, self.step)
-        area = self.where.number(frame, size) * math.prod(size) / math.prod(frame)
-        return 1 + area * self.price
+        return self.where.number(frame, size) * math.prod(size) / math.prod(frame)
 
     def predict(
         self, pipeline: Pipeline, images: Tensor, context: Any = None
@@ -145,14 +148,12 @@ class WindowBatch(BatchInference):
         context = pipeline.adapter.window_context(context, windows.images.tolist(), crops)
         super().__init__(pipeline, crops, context)
         self._plain = windows.crop(logits)
-        if pipeline.mirrors:
-            mirrored = pipeline.adapter.backbone_input(crops.flip(3), context)
-            self._run = pipeline.executor.start(torch.cat([self.received, mirrored]))
 
-    @property
-    def costs(self) -> Tensor:
-        backbone = self._run.costs.view(-1, len(self.images)).sum(0)
-        return backbone + self.pipeline.cost_model.head * self._heads
+    def executor_images(self) -> Tensor:
+        if not self.pipeline.mirrors:
+            return self.received
+        mirrored = self.pipeline.adapter.backbone_input(self.images.flip(3), self._context)
+        return torch.cat([self.received, mirrored])
 
     def compute(self, rows: Rows) -> Iterator[RowOutputs]:
         known = (rows.states == self.pipeline.space.default(1)).all(1)

@@ -100,7 +100,7 @@ def tune(cfg: Config, request: TuneRequest, written: Config) -> Report:
     hook = search_settings(cfg) if search_hook_of(cfg) else None
     model = unwrap(load_runner(cfg, request.checkpoint).model)
     measure = measure_of(model, cfg)
-    prepared = prepare_models(model, _settings(model, request, hook))
+    prepared = prepare_models(model, settings_to_try(model, request, hook))
     costs = {name: one.cost for name, one in prepared.items()}
     images = request.images
     alone = [name for name, one in prepared.items() if one.setting and one.setting.in_windows]
@@ -135,9 +135,16 @@ def tune(cfg: Config, request: TuneRequest, written: Config) -> Report:
     return found
 
 
-def _settings(
-    model: nn.Module, request: TuneRequest, hook: dict[str, Any] | None
+def settings_to_try(
+    model: nn.Module, request: TuneRequest, hook: dict[str, Any] | None = None
 ) -> list[StateSetting]:
+    """The settings of states that procedures are made of.
+
+    Args:
+        model: classifier or segmentor.
+        request: what to choose from.
+        hook: arguments of `mmdiscard.attach` by the config's own hook; None if it has none.
+    """
     own = [] if hook is None else [StateSetting(CONFIG, hook)]
     groups = DEFAULT_GROUPS if request.groups is None else request.groups
     found = own + spread_settings(model, groups, request.counts, request.groups is None)
