@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..execution import BackboneOutputs, Levels
-from ..utils import on_device_of
 from .alignment import Alignment, Geometry, translate
 
 PART = 2**18  # numbers worked on at once, on a CPU
@@ -27,8 +26,7 @@ class RowOutputs:
         alignment: of states.
         reads: returns the features that the head reads for a single state.
         independent: whether classes are independent decisions (sigmoid), not exclusive ones.
-        mirrored: ``(M,)`` bool, rows of mirror images, whose logits are to be mirrored back; None
-            if there are none.
+        mirrored: whether these are rows of mirror images, whose logits are to be mirrored back.
     """
 
     def __init__(
@@ -39,7 +37,7 @@ class RowOutputs:
         alignment: Alignment,
         reads: Callable[['RowOutputs'], Levels],
         independent: bool = False,
-        mirrored: Tensor | None = None,
+        mirrored: bool = False,
     ) -> None:
         self.computed = computed
         self.rows = computed.rows
@@ -60,10 +58,7 @@ class RowOutputs:
     def logits(self) -> Tensor:
         """Logits of each row, ``(M, K)`` or ``(M, K, H, W)``, before they are moved."""
         logits = self._head(self._reads(self), self.computed)
-        if self._mirrored is None:
-            return logits
-        mirrored = on_device_of(self._mirrored, logits).view(-1, 1, 1, 1)
-        return torch.where(mirrored, logits.flip(3), logits)
+        return logits.flip(3) if self._mirrored else logits
 
     @cached_property
     def shift(self) -> Tensor | None:
@@ -71,8 +66,8 @@ class RowOutputs:
         if not self._alignment.in_output_space:
             return None
         displacement = self._geometry.space.displacement(self.rows.states)
-        if self._mirrored is not None:
-            displacement[self._mirrored, 1] *= -1
+        if self._mirrored:
+            displacement[:, 1] *= -1
         sizes = zip(self.logits.shape[2:], self.computed.inputs.shape[2:], strict=True)
         return (displacement * torch.tensor([out / size for out, size in sizes])).round().long()
 

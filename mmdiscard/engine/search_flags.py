@@ -6,7 +6,7 @@ from inspect import signature
 from mmengine.config import Config, ConfigDict
 
 from ..errors import MMDiscardError
-from ..models.unsure_windows import INSTEAD, UNSURE, UnsureWindows
+from ..models.unsure_windows import UNSURE, UnsureWindows
 from ..registry import SEARCHES, lookup
 from ..search.budget import Budget
 from .config import add_import, search_hook_of
@@ -44,12 +44,9 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--flip',
-        nargs='?',
-        const=True,
-        default=False,
-        choices=[INSTEAD],
-        help='with --where unsure: mirror images of these parts too (with --states 1: of the '
-        'default state alone); instead: further states of mirror images alone',
+        action='store_true',
+        help='with --where unsure: compute the further states of mirror images of these parts, '
+        'with --states 1 the default state',
     )
     parser.add_argument(
         '--uncertainty',
@@ -61,7 +58,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
 
 def has_search_flags(args: argparse.Namespace) -> bool:
     values = args.states, args.cost, args.groups, args.where
-    return args.uncertainty or bool(args.flip) or any(value is not None for value in values)
+    return args.uncertainty or args.flip or any(value is not None for value in values)
 
 
 def parse_groups(text: str) -> str | list[str | int]:
@@ -98,7 +95,7 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
                 '--flip is for windows around the unsure parts of an image, add --where unsure; '
                 '--tta predicts mirror images of whole images'
             )
-        hook.where = dict(_window_settings(hook), flip=args.flip)
+        hook.where = dict(_window_settings(hook), flip=True)
     cost = args.cost
     if hook.get('where') is not None and cost is not None:
         settings = _window_settings(hook) | dict(cost=cost)

@@ -34,7 +34,7 @@ class BatchInference:
         self.images = images
         self._context = adapter.default_context(images) if context is None else context
         self.received = adapter.backbone_input(images, self._context)
-        self._run = pipeline.executor.start(self.executor_images())
+        self._run = pipeline.executor.start(self.received)
         self._heads = torch.zeros(len(images), dtype=torch.long)
         self._merge = pipeline.begin_merge(len(images))
         self._comparison = pipeline.begin_comparison(len(images))
@@ -44,12 +44,7 @@ class BatchInference:
     @property
     def costs(self) -> Tensor:
         """Cost of each image so far, in plain forwards: ``(N,)``."""
-        backbone = self._run.costs.view(-1, len(self.images)).sum(0)
-        return backbone + self.pipeline.cost_model.head * self._heads
-
-    def executor_images(self) -> Tensor:
-        """What the backbone receives of every image; further views of all images follow these."""
-        return self.received
+        return self._run.costs + self.pipeline.cost_model.head * self._heads
 
     @property
     def weight(self) -> Tensor | None:
@@ -83,7 +78,7 @@ class BatchInference:
         """Compute rows, in parts."""
         return map(self.outputs, self._run.compute(rows))
 
-    def outputs(self, computed: BackboneOutputs, mirrored: Tensor | None = None) -> RowOutputs:
+    def outputs(self, computed: BackboneOutputs, mirrored: bool = False) -> RowOutputs:
         """Aligned levels, logits and entropy of computed rows, each worked out when asked for.
 
         Args:

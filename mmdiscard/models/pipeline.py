@@ -31,8 +31,7 @@ class Pipeline:
         geometry: where the cells of the output levels lie.
         cost_model: what the parts of the model cost.
         uncertainty: whether to measure how much the states of an image disagree.
-        mirrors: whether mirror images are predicted as well, in every state; ``'instead'`` for the
-            states besides the default one of mirror images alone.
+        mirrors: whether the second look at windows is at their mirror images.
 
     Raises:
         MMDiscardError: if the search looks at attention and the aggregator has none.
@@ -45,7 +44,7 @@ class Pipeline:
     geometry: Geometry
     cost_model: CostModel
     uncertainty: bool = False
-    mirrors: bool | str = False
+    mirrors: bool = False
 
     def __post_init__(self) -> None:
         criterion = self.search.criterion
@@ -66,7 +65,7 @@ class Pipeline:
         """Prices of states with this search and aggregator, in plain forwards."""
         looks = self.search.runs_head or self.aggregator.needs_prediction or self.uncertainty
         judged = self._prices(looks)
-        one = self.search.most_states(self.space, judged) == 1 and self.mirrors is not True
+        one = self.search.most_states(self.space, judged) == 1 and not self.mirrors
         return self._prices(False) if one else judged
 
     @cached_property
@@ -77,7 +76,7 @@ class Pipeline:
     @property
     def merges(self) -> bool:
         """Whether an image may have more than one prediction."""
-        return self.budget > 1 or self.mirrors is True
+        return self.budget > 1 or self.mirrors
 
     @property
     def needs_prediction(self) -> bool:

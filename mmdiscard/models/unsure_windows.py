@@ -11,7 +11,6 @@ from ..errors import MMDiscardError
 from .windows import Grid, Size, Windows, choose_windows
 
 UNSURE = 'unsure'
-INSTEAD = 'instead'
 DEFAULT_SHARE = 0.4  # holds most of the gain on real models, see docs/unsure-regions.md
 DEFAULT_HALO = 16
 DEFAULT_NUMBER = 9  # windows of the default size in an image: larger ones keep more of the gain
@@ -30,15 +29,15 @@ class UnsureWindows:
         halo: see `Windows`.
         share: sum of the areas of the windows, relative to the image, at most.
         cost: plain forwards per image at most, instead of ``share``.
-        flip: whether mirror images of the windows are predicted as well, in every state;
-            ``'instead'`` to compute states besides the default one of mirror images alone.
+        flip: whether the second look is at mirror images: of the windows in the states besides the
+            default one, or in that one where there is no other.
     """
 
     size: Size | None = None
     halo: int = DEFAULT_HALO
     share: float | None = None
     cost: float | None = None
-    flip: bool | str = False
+    flip: bool = False
 
     @classmethod
     def parse(cls, where: Any) -> 'UnsureWindows':
@@ -60,7 +59,7 @@ class UnsureWindows:
             or where.get('type', UNSURE) != UNSURE
         ):
             raise MMDiscardError(
-                f"where is 'unsure' or a dict of size, halo, flip and share or cost, such as "
+                f"where must be 'unsure' or a dict of size, halo, flip and share or cost, such as "
                 f'dict(size=(96, 96), halo=16, share=0.4); got {where!r}'
             )
         given = {name: where[name] for name in names[1:] if where.get(name) is not None}
@@ -173,20 +172,20 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
     sides = [size] if isinstance(size, int) else size
     whole = isinstance(sides, list | tuple) and all(_is_whole(side) and side > 0 for side in sides)
     if not whole or len(sides) > 2:
-        raise MMDiscardError(f'where: size is (height, width) in pixels; got {size!r}')
+        raise MMDiscardError(f'where: size must be (height, width) in pixels; got {size!r}')
     halo = given.get('halo', 0)
     if not _is_whole(halo) or halo < 0:
-        raise MMDiscardError(f'where: halo is a number of pixels, at least 0; got {halo!r}')
+        raise MMDiscardError(f'where: halo must be a whole number of pixels, 0 or more; got {halo!r}')
     flip = given.get('flip', False)
-    if not isinstance(flip, bool) and flip != INSTEAD:
-        raise MMDiscardError(f'where: flip is True, False or {INSTEAD!r}; got {flip!r}')
+    if not isinstance(flip, bool):
+        raise MMDiscardError(f'where: flip must be True or False; got {flip!r}')
     if 'share' in given and 'cost' in given:
         raise MMDiscardError('where takes either share or cost, not both')
     for name, least in (('share', 0), ('cost', 1)):
         value = given.get(name, 1)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and least <= value < math.inf):
-            raise MMDiscardError(f'where: {name} is a number of at least {least}; got {value!r}')
+            raise MMDiscardError(f'where: {name} must be a number, {least} or more; got {value!r}')
 
 
 def _is_whole(value: Any) -> bool:

@@ -15,7 +15,7 @@ from ..search import KnownStates, Rows
 from .batch_inference import BatchInference
 from .pipeline import Pipeline
 from .results import SearchResult
-from .unsure_windows import INSTEAD, UNKNOWN_STRIDE, UnsureWindows
+from .unsure_windows import UNKNOWN_STRIDE, UnsureWindows
 from .windows import Size, Windows
 
 
@@ -48,9 +48,7 @@ class WindowSearch:
         """For the log: the windows in images of ``frame``."""
         size = self.where.size_in(frame, self.step)
         count = self.where.number(frame, size)
-        mirrored = {True: ' and their mirror images', INSTEAD: ', mirrored'}.get(
-            self.where.flip, ''
-        )
+        mirrored = ', mirrored' * self.where.flip
         return (
             f'{count} window{"s" * (count != 1)} of {size[0]} x {size[1]}{mirrored} '
             f'({self._area(frame):.0%} of an image of {frame[0]} x {frame[1]}), about '
@@ -131,7 +129,7 @@ class WindowSearch:
 class WindowBatch(BatchInference):
     """Windows as a batch, whose default state is known already: cut out of the plain prediction.
 
-    Their mirror images, if wanted, are further images of the executor, and end in the same mean.
+    If the second look is at mirror images, these are what the executor computes.
 
     Args:
         pipeline: what the windows go through.
@@ -145,35 +143,20 @@ class WindowBatch(BatchInference):
         self, pipeline: Pipeline, windows: Windows, images: Tensor, context: Any, logits: Tensor
     ) -> None:
         crops = windows.crop(images)
+        crops = crops.flip(3) if pipeline.mirrors else crops
         context = pipeline.adapter.window_context(context, windows.images.tolist(), crops)
         super().__init__(pipeline, crops, context)
         self._plain = windows.crop(logits)
 
-    def executor_images(self) -> Tensor:
-        if not self.pipeline.mirrors:
-            return self.received
-        mirrored = self.pipeline.adapter.backbone_input(self.images.flip(3), self._context)
-        return torch.cat([self.received, mirrored])
-
     def compute(self, rows: Rows) -> Iterator[RowOutputs]:
-        known = (rows.states == self.pipeline.space.default(1)).all(1)
+        known = _is_default(self.pipeline, rows.states)
         places = known.nonzero().flatten()
         if len(places):
             plain = self._plain[rows.images[known].to(self._plain.device)]
             yield _outputs(self.pipeline, rows[known], plain, places)
-        count = len(self.images)
-        others = [(~known).nonzero().flatten()]
-        images = [rows.images[~known]]
-        if self.pipeline.mirrors == INSTEAD:
-            images[0] += count
-        elif self.pipeline.mirrors:
-            others.append(torch.arange(len(rows)))
-            images.append(rows.images + count)
-        others = torch.cat(others)
-        for computed in self._run.compute(Rows(torch.cat(images), rows.states[others])):
-            seen, states = computed.rows.images, computed.rows.states
-            own = replace(computed.moved(others), rows=Rows(seen % count, states))
-            yield self.outputs(own, seen >= count if self.pipeline.mirrors else None)
+        again = _looked_again(self.pipeline, rows.states).nonzero().flatten()
+        for computed in self._run.compute(rows[again]):
+            yield self.outputs(computed.moved(again), self.pipeline.mirrors)
 
 
 def _outputs(
@@ -199,9 +182,20 @@ def states_of(pipeline: Pipeline) -> Tensor:
 def price_of_look(pipeline: Pipeline) -> float:
     """Cost of all but the plain prediction, in plain forwards of the same area."""
     states = states_of(pipeline)
-    others = states[(states != pipeline.space.default(1)).any(1)]
-    price = pipeline.prices.of(others.tolist()) if len(others) else 0.0
-    return price + pipeline.prices.of(states.tolist()) * (pipeline.mirrors is True)
+    again = states[_looked_again(pipeline, states)]
+    return pipeline.prices.of(again.tolist()) if len(again) else 0.0
+
+
+def _is_default(pipeline: Pipeline, states: Tensor) -> Tensor:
+    return (states == pipeline.space.default(1)).all(1)
+
+
+def _looked_again(pipeline: Pipeline, states: Tensor) -> Tensor:
+    """``(M,)`` bool, which of ``states`` the second look computes."""
+    default_alone = bool(_is_default(pipeline, states_of(pipeline)).all())
+    if pipeline.mirrors and default_alone:
+        return torch.ones(len(states), dtype=torch.bool)
+    return ~_is_default(pipeline, states)
 
 
 def coarsest_stride(pipeline: Pipeline) -> Size:
@@ -234,7 +228,7 @@ def _check(pipeline: Pipeline) -> None:
             "config merges otherwise; take dict(type='AverageAggregator', on='logits', "
             "align='exact')"
         )
-    if not (states_of(pipeline) == pipeline.space.default(1)).all(1).any():
+    if not _is_default(pipeline, states_of(pipeline)).any():
         raise MMDiscardError(
             'where: the default state is missing among the states of the search, and the plain '
             'prediction has it; add it'

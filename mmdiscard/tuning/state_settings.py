@@ -10,7 +10,6 @@ from torch import nn
 
 from ..errors import MMDiscardError
 from ..models import Ensemble, adapter_class, attach, auto_settings, unwrap
-from ..models.unsure_windows import INSTEAD
 from ..search import KnownStates
 from ..utils import report
 from .procedures import PLAIN
@@ -91,7 +90,7 @@ def window_settings(model: nn.Module, cost: float, flip: bool) -> list[StateSett
     """
     if not adapter_class(unwrap(model)).dense:
         return []
-    kinds = [('2 states', 2, False), ('flip', 1, True), ('flipped state', 2, INSTEAD)]
+    kinds = [('2 states', 2, False), ('flip', 1, True), ('flipped state', 2, True)]
     return [
         StateSetting(
             f'{what} in unsure windows',
