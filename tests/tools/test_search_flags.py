@@ -114,7 +114,7 @@ def test_in_windows_a_cost_says_how_much_of_the_image_is_computed_again(
         ("search=dict(type='Greedy')", '--states 2', "unknown search 'Greedy'"),
         ('', '--states 0', 'at least 1; got 0'),
         ('', '--cost 0.5', 'at least 1, got 0.5'),
-        ('', '--where unsure --cost 0.5', 'at least 1; got 0.5'),
+        ('', '--where unsure --cost 0.5', '1 or more; got 0.5'),
         ('', '--flip', 'add --where unsure; --tta predicts mirror images of whole images'),
     ],
 )
