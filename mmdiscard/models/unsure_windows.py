@@ -175,7 +175,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         raise MMDiscardError(f'where: size must be (height, width) in pixels; got {size!r}')
     halo = given.get('halo', 0)
     if not _is_whole(halo) or halo < 0:
-        raise MMDiscardError(f'where: halo must be a whole number of pixels, 0 or more; got {halo!r}')
+        raise MMDiscardError(f'where: halo must be a whole number, 0 or more; got {halo!r}')
     flip = given.get('flip', False)
     if not isinstance(flip, bool):
         raise MMDiscardError(f'where: flip must be True or False; got {flip!r}')
