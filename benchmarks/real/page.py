@@ -1,4 +1,4 @@
-"""Write `benchmarks/real/RESULTS.md` and the figure of docs/results.md from the recorded figures.
+"""Write `benchmarks/real/RESULTS.md` and the figures of the docs from the recorded figures.
 
 python -m benchmarks.real.page
 """
@@ -21,6 +21,7 @@ from . import (
 
 PAGE = Path('benchmarks/real/RESULTS.md')
 FIGURE = Path('docs/images/real.png')
+WINDOWS_FIGURE = Path('docs/images/unsure_cost.png')
 SHOWN = {
     'segmentors': ('2 states', '4 states', 'flip', 'flip, 2 states each', 'three sizes')
     + ('plain and smaller flip', 'plain and larger flip', 'three sizes and flip'),
@@ -58,6 +59,9 @@ def segmentor_sections(results: Sequence[dict]) -> list[str]:
         ]
         lines += ['plain prediction), by share of the tiles:', '']
         lines += segmentor_report.tile_table(one['tiles'])
+        if one.get('gates'):
+            lines += ['', 'Gain where it is used for the least sure images alone (mean entropy of']
+            lines += ['the plain prediction):', '', *segmentor_report.gate_table(one['gates'])]
         lines += ['', 'Right pixels in percent by where they lie, and gain in points:', '']
         lines += segmentor_report.place_table(one['places'])
     return lines
@@ -95,6 +99,7 @@ def draw(segmentors: Sequence[dict], path: Path) -> None:
             axis.annotate(
                 row['procedure'], (row['cost'], gain), (4, 4), textcoords='offset points', size=7
             )
+        axis.set_xlim(1, 8)  # with room for the names
         axis.axhline(0, color='grey', linewidth=0.8)
         axis.set_title(one['model'].split('_1xb8')[0])
         axis.set_xlabel('cost (plain forwards)')
@@ -109,10 +114,12 @@ def main() -> int:
     classifiers = list(read_results(classifier_report.JSON).values())
     lines = [INTRODUCTION, *segmentor_sections(segmentors), '', *classifier_sections(classifiers)]
     lines += ['', *uncertainty_report.sections(read_results(uncertainty_report.JSON))]
-    lines += ['', *windows_report.sections(read_results(windows_report.JSON))]
+    windows = read_results(windows_report.JSON)
+    lines += ['', *windows_report.sections(windows)]
     lines += ['', *choices.sections(read_results(choices.JSON))]
     write_text(PAGE, '\n'.join(lines) + '\n')
     draw(segmentors, FIGURE)
+    windows_report.draw(windows, WINDOWS_FIGURE)
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.files import read_results
 from benchmarks.common.statistics import image_draws
 from benchmarks.common.tables import interval, markdown_table
 from mmdiscard.utils import write_json
@@ -27,6 +28,7 @@ from .segmentors import (
 )
 
 DRAWS = 2000
+GATED = (1.4, 2.0, 3.0)  # plain forwards
 #: area of a view after padding to multiples of 32, in units of the plain view's
 VIEW_AREAS = {'smaller': 288 * 384 / (384 * 480), 'larger': 480 * 608 / (384 * 480)}
 CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car')
@@ -199,6 +201,25 @@ class Trainings:
             row['unstable'] = float(100 * arrays['unstable'][:, place].mean())
         return rows
 
+    def gate_rows(self) -> list[dict]:
+        """A procedure for the least sure images alone, so many that they cost `GATED` on average.
+
+        Images are ranked by the mean entropy of the plain prediction.
+        """
+        order = self.arrays['entropy'][:, 0].argsort(1).argsort(1)  # (seeds, images), sure first
+        images, rows = order.shape[1], []
+        for name in ('flip', 'flip, 2 states each'):
+            for cost in GATED:
+                share = (cost - 1) / (self.cost(name) - 1)
+                if share >= 1:
+                    continue
+                looked = order >= images - round(share * images)
+                chosen = looked[..., None, None]
+                after = np.where(chosen, self.confusion(name), self.confusion(PLAIN))
+                share = float(looked.mean())
+                rows.append(dict(procedure=name, cost=cost, share=share, gain=self.gain(after)))
+        return rows
+
     def tile_rows(self) -> list[dict]:
         """Gain of procedures that are used in a share of the tiles."""
         return [
@@ -261,6 +282,16 @@ def class_table(rows: Sequence[dict]) -> list[str]:
     return markdown_table(['procedure', *CLASSES], body)
 
 
+def gate_table(rows: Sequence[dict]) -> list[str]:
+    """Markdown: gain where only the least sure images are looked at again."""
+    header = ['procedure', 'share of the images', 'cost', 'gain']
+    body = [
+        [row['procedure'], f'{row["share"]:.0%}', f'{row["cost"]:.1f}', interval(row['gain'])]
+        for row in rows
+    ]
+    return markdown_table(header, body)
+
+
 def tile_table(rows: Sequence[dict]) -> list[str]:
     """Markdown: gain against the share of tiles in which a procedure is used."""
     header = ['procedure', 'tile', *(f'{share:.0%}' for share in TILE_SHARES), 'whole image']
@@ -287,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     by_model: dict[str, list[Path]] = {}
     for path in sorted(OUT.glob(f'*_{args.split}.npz')):
         by_model.setdefault(path.stem.rsplit('-seed', 1)[0], []).append(path)
-    results = {}
+    results = read_results(JSON) if args.split == 'test' else {}  # others stay as they are
     for model, paths in by_model.items():
         trainings = Trainings(paths)
         images = trainings.confusion(PLAIN).shape[1]
@@ -297,10 +328,14 @@ def main(argv: list[str] | None = None) -> int:
         print('\nUsed in the least sure tiles alone:\n')
         print('\n'.join(tile_table(tiles)))
         about = dict(model=model, split=args.split, seeds=trainings.seeds, images=images)
+        gates = trainings.gate_rows()
+        print('\nUsed for the least sure images alone:\n')
+        print('\n'.join(gate_table(gates)))
         found = trainings.place_rows()
         print('\nRight pixels in percent, by where they lie:\n')
         print('\n'.join(place_table(found)))
         results[model] = about | dict(group=trainings.auto, rows=rows, tiles=tiles, places=found)
+        results[model]['gates'] = gates
     if args.split == 'test':
         write_json(JSON, results)
     return 0

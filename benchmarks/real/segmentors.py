@@ -76,6 +76,7 @@ def procedures(auto: int, groups: Sequence[int]) -> dict[str, Procedure]:
     return found | {
         '2 states, image by 8 px': [(*states(PLAIN, (3,)), 'image 8 8')],
         'flip': [(PLAIN,), ('flip',)],
+        'flip, logits': [(PLAIN, 'flip')],
         'flip, 2 states each': [states(PLAIN, (3,)), states('flip', (3,))],
         'flip, 4 states each': [states(PLAIN, (1, 2, 3)), states('flip', (1, 2, 3))],
         'flip, opposite states': [(PLAIN,), states('flip', (3,))[1:]],
@@ -228,6 +229,7 @@ def statistics_of(atoms: Mapping[str, Tensor], labels: Tensor, named: Mapping[st
         if name in (PLAIN, *COMPARED):
             by_place.append(statistics.by_place(predictions[name]))
     arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    arrays['entropy'] = statistics.entropy.mean().numpy()[None]
     arrays['tiles'] = np.stack(tiles)
     arrays['places'] = np.stack(by_place)
     inner = (slice(1, -1), slice(1, -1))  # not what moved in over the border

@@ -2,7 +2,7 @@
 
     python -m benchmarks.real.windows_report
 
-Writes `benchmarks/real/windows.json`. Gains on whole images are those of `uncertainty.json`.
+Writes `benchmarks/real/windows.json`. Gains on whole images are those of `segmentors.json`.
 """
 
 import json
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.figures import pyplot, save_figure
 from benchmarks.common.files import read_results
 from benchmarks.common.statistics import image_draws
 from benchmarks.common.tables import markdown_table
 from mmdiscard.utils import write_json
 
-from . import uncertainty_report
+from . import segmentor_report
 from .segmentor_report import DRAWS, miou, miou_gain
 from .segmentor_report import interval as interval_text
 from .windows import FRAME, LOOKS, OUT, SIZE
@@ -26,6 +27,11 @@ JSON = Path('benchmarks/real/windows.json')
 AREA = SIZE[0] * SIZE[1] / (FRAME[0] * FRAME[1])
 WHOLE = ('2 states', 'flip', 'flip, 2 states each')
 REFERENCE = WHOLE[-1]
+DRAWN = {
+    'state': 'windows, 2 states',
+    'flip': 'windows, flip',
+    'flipped state': 'windows, 2 states, the second of the mirror image',
+}
 
 
 def price(look: str, pair: float) -> float:
@@ -111,6 +117,33 @@ def table(one: Mapping) -> list[str]:
     return markdown_table([*header, 'by threshold'], body)
 
 
+def draw(results: Sequence[Mapping], path: Path) -> None:
+    """Gain against cost of windows, and of the whole image, a panel per model.
+
+    Args:
+        results: as `main` writes them.
+        path: picture file.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 3.6), squeeze=False)
+    for axis, one in zip(axes[0], results, strict=True):
+        for look, label in DRAWN.items():
+            counted = [row for row in one['rows'] if row['look'] == look]
+            points = [(1.0, 0.0), *((row['cost'], row['gain'][0]) for row in counted[:-1])]
+            axis.plot(*zip(*points, strict=True), marker='o', markersize=4, label=label)
+        whole = [(one['whole_costs'][name], one['whole'][name]) for name in WHOLE]
+        axis.plot(*zip(*whole, strict=True), 'k^', linestyle='none', label='whole image')
+        for name, point in zip(WHOLE, whole, strict=True):
+            axis.annotate(name, point, (-4, 5), textcoords='offset points', ha='right', size=7)
+        axis.axhline(0, color='grey', linewidth=0.8)
+        axis.set_title(one['model'].split('_1xb8')[0])
+        axis.set_xlabel('cost (plain forwards)')
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel('gain in mIoU (points)')
+    axes[0][0].legend(fontsize=7, loc='lower right')
+    save_figure(figure, path)
+
+
 def sections(results: Sequence[Mapping]) -> list[str]:
     """The lines of RESULTS.md."""
     lines = [
@@ -133,22 +166,23 @@ def sections(results: Sequence[Mapping]) -> list[str]:
 
 def main() -> int:
     """Print the tables and write them as JSON; returns the exit status."""
-    recorded = read_results(uncertainty_report.JSON)['segmentors']
+    recorded = read_results(segmentor_report.JSON)
     results = []
     for path in sorted(OUT.glob('*_test.npz')):
         test = dict(np.load(path))
         val = dict(np.load(path.with_name(path.name.replace('_test', '_val'))))
         model = path.stem.rsplit('-seed', 1)[0]
-        (same,) = (one for one in recorded if one['model'] == model)
+        same = recorded[model]
         assert same['images'] == len(test['plain']), 'whole images of another draw'
-        whole = {row['procedure']: row['whole'] for row in same['tiles']}
+        whole = {row['procedure']: row for row in same['rows']}
         results.append(
             dict(
                 model=model,
                 images=len(test['plain']),
                 chosen_on=len(val['plain']),
                 plain=float(miou(test['plain'].sum(0))),
-                whole={name: whole[name] for name in WHOLE},
+                whole={name: whole[name]['gain'][0] for name in WHOLE},
+                whole_costs={name: whole[name]['cost'] for name in WHOLE},
                 rows=list(rows(test, val)),
             )
         )
