@@ -14,6 +14,7 @@ from mmdiscard.utils import write_text
 from . import (
     choices,
     classifier_report,
+    learned,
     segmentor_report,
     uncertainty_report,
     windows_report,
@@ -30,8 +31,8 @@ INTRODUCTION = """\
 # Real models on real images
 
 Made by `python -m benchmarks.real.page` from `segmentors.json`, `classifiers.json`,
-`uncertainty.json`, `windows.json` and `choices.json`. What the figures mean and how to repeat them
-is in [docs/results.md](../../docs/results.md).
+`uncertainty.json`, `windows.json`, `learned.json` and `choices.json`. What the figures mean and
+how to repeat them is in [docs/results.md](../../docs/results.md).
 
 Costs are multiply-accumulates in plain forwards. *Mended* and *broken* are predictions (of images,
 or percent of pixels) that became right and wrong. *NLL* is the mean negative log likelihood, *ECE*
@@ -116,6 +117,7 @@ def main() -> int:
     lines += ['', *uncertainty_report.sections(read_results(uncertainty_report.JSON))]
     windows = read_results(windows_report.JSON)
     lines += ['', *windows_report.sections(windows)]
+    lines += ['', *learned.sections(read_results(learned.JSON))]
     lines += ['', *choices.sections(read_results(choices.JSON))]
     write_text(PAGE, '\n'.join(lines) + '\n')
     draw(segmentors, FIGURE)
