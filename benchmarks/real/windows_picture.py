@@ -118,6 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('--images', type=int, default=3)
     parser.add_argument('--cost', type=float, default=1.4)
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='of a window')
+    parser.add_argument('--halo', type=int, default=16)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/real/windows.png'))
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args(argv)
@@ -125,7 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     config = Config.fromfile(args.config)
     config.work_dir = str(args.out.parent)
     config.merge_from_dict(args.cfg_options or {})
-    rows = list(rows_of(config, args.checkpoint, dict(cost=args.cost), args.images))
+    where = dict(cost=args.cost, halo=args.halo) | (dict(size=args.size) if args.size else {})
+    rows = list(rows_of(config, args.checkpoint, where, args.images))
     palette = config.test_dataloader.dataset.metainfo.palette
     draw(rows[: args.images], palette, args.out)
     return 0
