@@ -100,7 +100,7 @@ def draw(segmentors: Sequence[dict], path: Path) -> None:
             axis.annotate(
                 row['procedure'], (row['cost'], gain), (4, 4), textcoords='offset points', size=7
             )
-        axis.set_xlim(1, 8)  # with room for the names
+        axis.set_xlim(1, 8.5)  # with room for the names
         axis.axhline(0, color='grey', linewidth=0.8)
         axis.set_title(one['model'].split('_1xb8')[0])
         axis.set_xlabel('cost (plain forwards)')

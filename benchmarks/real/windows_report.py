@@ -140,7 +140,7 @@ def draw(results: Sequence[Mapping], path: Path) -> None:
         axis.set_xlabel('cost (plain forwards)')
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel('gain in mIoU (points)')
-    axes[0][0].legend(fontsize=7, loc='lower right')
+    axes[0][-1].legend(fontsize=7, loc='lower right')
     save_figure(figure, path)
 
 
