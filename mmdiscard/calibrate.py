@@ -16,21 +16,14 @@ from pathlib import Path
 
 from .calibration import CalibrationRequest, calibrate
 from .engine import cli
-from .engine.checkpoint import check_checkpoint_file
-from .engine.config import load_config
-from .engine.data_subset import SPLITS, CalibrationImages
-from .engine.launcher import prepare_launcher
+from .engine.data_subset import CalibrationImages
 from .utils import report
 
 GATES = {'entropy': 'EntropyGate', 'margin': 'MarginGate'}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file, or PACKAGE::FOLDER/FILE.py of MM packages')
-    parser.add_argument('checkpoint', help='weights: a file or a URL')
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('--budget', type=int, help='number of states to choose, at most')
     parser.add_argument(
         '--cost',
@@ -38,13 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='cost in plain forwards: of the states, at most; with --gate, of an image on average',
     )
     parser.add_argument('--gate', choices=GATES, help='find the threshold of this gate instead')
-    parser.add_argument(
-        '--images', type=int, default=300, help='number of labelled images (default: 300)'
-    )
-    parser.add_argument(
-        '--split', choices=SPLITS, default='val', help='split to draw them from (default: val)'
-    )
-    parser.add_argument('--seed', type=int, default=0, help='seed of the draw (default: 0)')
+    cli.add_image_arguments(parser, images=300, split='val')
     parser.add_argument(
         '--candidates',
         type=int,
@@ -79,9 +66,7 @@ def request_of(args: argparse.Namespace, work_dir: str) -> CalibrationRequest:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = load_config(args)
-    check_checkpoint_file(args.checkpoint)
-    prepare_launcher(cfg, args)
+    cfg = cli.prepared_config(args)
     request = request_of(args, cfg.work_dir)
     try:
         result = calibrate(cfg, request)

@@ -13,9 +13,6 @@ import argparse
 from pathlib import Path
 
 from .engine import cli
-from .engine.checkpoint import check_checkpoint_file
-from .engine.config import load_config
-from .engine.launcher import prepare_launcher
 from .graphs import ExportRequest, GraphFigures, export
 from .graphs.graph_formats import FORMATS
 
@@ -23,11 +20,7 @@ SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file, or PACKAGE::FOLDER/FILE.py of MM packages')
-    parser.add_argument('checkpoint', help='weights: a file or a URL')
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('--format', choices=FORMATS, default='onnx', help='(default: onnx)')
     parser.add_argument(
         '--out', type=Path, help='file to write (default: WORK_DIR/model.onnx or model.pt2)'
@@ -60,9 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = load_config(args)
-    check_checkpoint_file(args.checkpoint)
-    prepare_launcher(cfg, args)
+    cfg = cli.prepared_config(args)
     request = ExportRequest(
         checkpoint=args.checkpoint,
         out=args.out or Path(cfg.work_dir, 'model' + SUFFIXES[args.format]),

@@ -15,31 +15,19 @@ import sys
 from pathlib import Path
 
 from .engine import cli
-from .engine.checkpoint import check_checkpoint_file
-from .engine.config import load_config
-from .engine.data_subset import SPLITS
-from .engine.launcher import prepare_launcher
 from .tta.labelled_views import LabelledViews
 from .tta.merger_fitting import MERGERS, FitRequest, fit
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file, or PACKAGE::FOLDER/FILE.py of MM packages')
-    parser.add_argument('checkpoint', help='weights: a file or a URL')
+    parser = cli.tool_parser(__doc__)
     parser.add_argument(
         '--merger', choices=[*MERGERS, 'all'], default='all', help='merger to fit (default: all)'
     )
     parser.add_argument(
         '--plain', action='store_true', help='fit to plain views, without mmdiscard'
     )
-    parser.add_argument('--images', type=int, default=2000, help='number of images (default: 2000)')
-    parser.add_argument(
-        '--split', choices=SPLITS, default='train', help='split of the images (default: train)'
-    )
-    parser.add_argument('--seed', type=int, default=0, help='of the subset (default: 0)')
+    cli.add_image_arguments(parser, images=2000, split='train')
     parser.add_argument('--pixels', type=int, default=64, help='per segmented image (default: 64)')
     parser.add_argument('--gps-views', type=int, default=3, help='number of GPS views (default: 3)')
     parser.add_argument(
@@ -54,9 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = load_config(args)
-    check_checkpoint_file(args.checkpoint)
-    prepare_launcher(cfg, args)
+    cfg = cli.prepared_config(args)
     gps = dict(count=args.gps_views, likelihood=args.gps_likelihood)
     request = FitRequest(
         config=args.config,

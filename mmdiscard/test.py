@@ -33,11 +33,7 @@ from .errors import MMDiscardError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file, or PACKAGE::FOLDER/FILE.py of MM packages')
-    parser.add_argument('checkpoint', help='weights: a file or a URL')
+    parser = cli.tool_parser(__doc__)
     parser.add_argument(
         '--plain', action='store_true', help='leave mmdiscard out: the metric to compare with'
     )

@@ -14,19 +14,12 @@ import sys
 from mmengine.config import Config
 
 from .engine import cli
-from .engine.checkpoint import check_checkpoint_file
-from .engine.config import load_config
-from .engine.launcher import prepare_launcher
 from .engine.load_runner import build_runner
 from .learned import training_config as training
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file, or PACKAGE::FOLDER/FILE.py of MM packages')
-    parser.add_argument('checkpoint', help='weights of the model: a file or a URL')
+    parser = cli.tool_parser(__doc__)
     parser.add_argument(
         '--resume',
         action='store_true',
@@ -42,12 +35,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def make_config(args: argparse.Namespace) -> Config:
     """The config to run, all flags applied."""
-    cfg = load_config(args)
-    check_checkpoint_file(args.checkpoint)
+    cfg = cli.prepared_config(args)
     if args.images is not None:
         cfg.setdefault('aggregator_training', {})
         cfg.aggregator_training.images = args.images
-    prepare_launcher(cfg, args)
     training.training_config(cfg)
     if args.amp:
         training.use_amp(cfg)

@@ -17,10 +17,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from .engine import cli
-from .engine.checkpoint import check_checkpoint_file
-from .engine.config import apply_options, load_config, read_config
-from .engine.data_subset import SPLITS
-from .engine.launcher import prepare_launcher
+from .engine.config import apply_options, read_config
 from .engine.search_flags import parse_groups
 from .tuning.tune import TuneRequest, tune
 from .tuning.tuning_images import TuningImages
@@ -28,21 +25,11 @@ from .utils import report
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file, or PACKAGE::FOLDER/FILE.py of MM packages')
-    parser.add_argument('checkpoint', help='weights: a file or a URL')
+    parser = cli.tool_parser(__doc__)
     parser.add_argument(
         '--cost', type=float, default=2.0, help='plain forwards per image, at most (default: 2)'
     )
-    parser.add_argument(
-        '--images', type=int, default=200, help='number of labelled images (default: 200)'
-    )
-    parser.add_argument(
-        '--split', choices=SPLITS, default='val', help='split to draw them from (default: val)'
-    )
-    parser.add_argument('--seed', type=int, default=0, help='of draw and intervals (default: 0)')
+    cli.add_image_arguments(parser, images=200, split='val')
     parser.add_argument(
         '--no-flip',
         action='store_true',
@@ -85,9 +72,7 @@ def request_of(args: argparse.Namespace, cfg: Config) -> TuneRequest:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    prepared = load_config(args)
-    check_checkpoint_file(args.checkpoint)
-    prepare_launcher(prepared, args)
+    prepared = cli.prepared_config(args)
     request = request_of(args, prepared)
     as_written = read_config(args.config)
     apply_options(as_written, args.cfg_options, args.config)

@@ -150,6 +150,11 @@ class Aggregator:
                 f"got on={on!r}; a classifier has no such maps: use align='bilinear' or 'none'"
             )
 
+    @property
+    def adds_states(self) -> bool:
+        """Whether the aggregator is a running mean, to which states are added one by one."""
+        return type(self).merge is Aggregator.merge
+
     def check(self, dense: bool) -> None:
         """Check that the aggregator can be used with a model.
 

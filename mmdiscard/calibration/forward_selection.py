@@ -1,6 +1,6 @@
 """Greedy forward selection of one set of states for all images, as GPS does for TTA policies."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ from ..search.budget import Budget, Prices
 from ..search.predefined import MAX_ENUMERATED, farthest_first
 from ..subsampling import StateSpace
 
-ROUNDING = 1e-9
 State = tuple[int, ...]
 
 
@@ -79,7 +78,7 @@ class ForwardSelection:
         return [
             state
             for state in self.pool
-            if state not in chosen and self._is_affordable([*chosen, state])
+            if state not in chosen and self.budget.affords(self.prices, [*chosen, state])
         ]
 
     def take(self, losses: Sequence[float]) -> Step:
@@ -122,17 +121,13 @@ class ForwardSelection:
         """Cost of the states so far and one more."""
         return self.prices.of([*self.states, state])
 
-    def _is_affordable(self, states: Collection[State]) -> bool:
-        cost = self.budget.cost
-        return cost is None or self.prices.of(list(states)) <= cost + ROUNDING
-
     def _pool(self, space: StateSpace, most: int) -> list[State]:
         if len(space) > MAX_ENUMERATED:
             raise MMDiscardError(
                 f'{len(space)} states are too many to choose from; search fewer groups'
             )
         default = (0,) * space.num_groups
-        affordable = [state for state in space if self._is_affordable({default, state})]
+        affordable = [s for s in space if self.budget.affords(self.prices, {default, s})]
         if len(affordable) <= most:
             return affordable
         spread = farthest_first(torch.tensor(affordable), space)

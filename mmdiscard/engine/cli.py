@@ -7,16 +7,46 @@ import sys
 import time
 from collections.abc import Callable
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from mmengine.dist import barrier
 
 from ..errors import MMDiscardError
-from .launcher import leave_process_group
+from .checkpoint import check_checkpoint_file
+from .config import load_config
+from .data_subset import SPLITS
+from .launcher import leave_process_group, prepare_launcher
 
 #: exit code of a run that ended in a user's error; argparse uses the same
 USER_ERROR = 2
 #: seconds for a launcher to end the other processes once the first has failed
 PATIENCE = 10
+
+
+def tool_parser(description: str) -> argparse.ArgumentParser:
+    """A parser of CONFIG and CHECKPOINT, which prints a description as it is."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file, or PACKAGE::FOLDER/FILE.py of MM packages')
+    parser.add_argument('checkpoint', help='weights of the model: a file or a URL')
+    return parser
+
+
+def add_image_arguments(parser: argparse.ArgumentParser, images: int, split: str) -> None:
+    """Add ``--images``, ``--split`` and ``--seed``, of labelled images.
+
+    Args:
+        parser: of the tool.
+        images: default number of images.
+        split: default split, ``'val'`` or ``'train'``.
+    """
+    parser.add_argument(
+        '--images', type=int, default=images, help=f'number of labelled images (default: {images})'
+    )
+    parser.add_argument(
+        '--split', choices=SPLITS, default=split, help=f'split of the images (default: {split})'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the draw (default: 0)')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +74,18 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config, also inside lists: custom_hooks.0.search.budget=4, '
         'key="[a,b]", key="[(a,b),(c,d)]" (quoted, without spaces)',
     )
+
+
+def prepared_config(args: argparse.Namespace) -> Config:
+    """The config of a tool for its launcher, with the common flags; the checkpoint is looked for.
+
+    Raises:
+        MMDiscardError: as `load_config`, `check_checkpoint_file` and `prepare_launcher`.
+    """
+    cfg = load_config(args)
+    check_checkpoint_file(args.checkpoint)
+    prepare_launcher(cfg, args)
+    return cfg
 
 
 def run(main: Callable[[], None]) -> None:

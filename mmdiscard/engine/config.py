@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -200,6 +201,14 @@ def add_import(cfg: Config) -> None:
     names = [names] if isinstance(names, str) else list(names)
     if 'mmdiscard' not in names:
         cfg.custom_imports = dict(imports, imports=[*names, 'mmdiscard'])
+
+
+def add_search_hook(cfg: Config, **settings: Any) -> ConfigDict:
+    """Add a `SubsamplingSearchHook` to ``cfg``, and the import that registers it."""
+    add_import(cfg)
+    hook = ConfigDict(type='mmdiscard.SubsamplingSearchHook', **settings)
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+    return cfg.custom_hooks[-1]
 
 
 def make_plain(cfg: Config) -> None:

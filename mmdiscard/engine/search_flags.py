@@ -9,7 +9,7 @@ from ..errors import MMDiscardError
 from ..models.unsure_windows import UNSURE, UnsureWindows
 from ..registry import SEARCHES, lookup
 from ..search.budget import Budget
-from .config import add_import, search_hook_of
+from .config import add_search_hook, search_hook_of
 
 #: values of `groups` that are words; anything else is a list
 WORDS = ('auto', 'all', 'inner')
@@ -82,7 +82,7 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
     """
     if not has_search_flags(args):
         return
-    hook = search_hook_of(cfg) or _add_hook(cfg)
+    hook = search_hook_of(cfg) or add_search_hook(cfg, subsampling=dict(groups='auto'))
     if args.groups is not None:
         hook.subsampling = dict(hook.get('subsampling') or {}, groups=args.groups)
     if args.uncertainty:
@@ -117,12 +117,3 @@ def apply_search_flags(cfg: Config, args: argparse.Namespace) -> None:
 
 def _window_settings(hook: ConfigDict) -> dict:
     return {} if isinstance(hook.where, str) else dict(hook.where)
-
-
-def _add_hook(cfg: Config) -> ConfigDict:
-    """A hook with default settings, and the import that registers it where `cfg` is run again."""
-    add_import(cfg)
-    kind = 'mmdiscard.SubsamplingSearchHook'
-    new = ConfigDict(type=kind, subsampling=dict(groups='auto'))
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), new]
-    return cfg.custom_hooks[-1]

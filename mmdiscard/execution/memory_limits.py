@@ -1,9 +1,9 @@
 """Limits on the memory that the computation of states takes."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..errors import MMDiscardError
+from ..utils import is_whole
 
 DEFAULT_CACHE_BYTES = 2**28
 
@@ -42,6 +42,6 @@ class MemoryLimits:
         return replace(self, max_rows=rows // 2, max_cache_bytes=self.max_cache_bytes // 2)
 
 
-def _check(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _check(name: str, value: object, least: int) -> None:
+    if not is_whole(value, least):
         raise MMDiscardError(f'{name} must be a whole number of at least {least}; got {value!r}')

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..aggregation import Aggregator, RowOutputs
+from ..aggregation import RowOutputs
 from ..aggregation.aggregators import ones
 from ..aggregation.row_outputs import normalized_entropy
 from ..aggregation.running_mean import expand_weights
@@ -29,14 +29,14 @@ def fixed_states(ensemble: Ensemble) -> list[tuple[int, ...]]:
             can hold.
     """
     search, aggregator = ensemble.search, ensemble.aggregator
-    if not isinstance(search, KnownStates) or search.gate is not None:
+    if not search.same_for_all:
         why = 'its gate ends images' if isinstance(search, KnownStates) else 'it chooses states'
         raise MMDiscardError(
             f'{type(search).__name__} cannot be exported: {why} by what was computed of each, and '
             'a graph does the same for every image; use SpreadStates, or FixedStates with a file '
             'of `python -m mmdiscard.calibrate`, without a gate'
         )
-    if type(aggregator).merge is not Aggregator.merge:
+    if not aggregator.adds_states:
         raise MMDiscardError(
             f'{type(aggregator).__name__} cannot be exported, as its merging is not a weighted '
             'mean with known weights; use AverageAggregator or EntropyAggregator'

@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 
 from ..errors import MMDiscardError
 from ..registry import DATASETS
-from ..utils import draw
+from ..utils import draw, is_whole
 
 
 @DATASETS.register_module()
@@ -32,7 +32,7 @@ class SeededSubset:
     def __init__(
         self, dataset: Mapping[str, Any] | Any, size: int, seed: int = 0, at_least: int = 1
     ) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if not is_whole(size):
             raise MMDiscardError(f'a subset needs a size of at least 1 image; got {size!r}')
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
         self.full_init()

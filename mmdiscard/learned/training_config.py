@@ -14,7 +14,7 @@ from torch import nn
 from ..engine.checkpoint import check_checkpoint
 from ..engine.load_runner import digest, search_settings
 from ..errors import MMDiscardError
-from ..utils import MIXING, innermost_datasets, type_name, without_wrappers
+from ..utils import MIXING, innermost_datasets, is_whole, type_name, without_wrappers
 from .feature_cache import GIBIBYTE, FeatureCache
 from .training_hook import learner_of
 
@@ -108,9 +108,10 @@ def _settings(cfg: Config) -> ConfigDict:
         )
     settings = ConfigDict({**DEFAULTS, **given})
     for name in ('images', 'epochs'):
-        value = settings[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise MMDiscardError(f'aggregator_training.{name} has to be at least 1; got {value!r}')
+        if not is_whole(settings[name]):
+            raise MMDiscardError(
+                f'aggregator_training.{name} has to be at least 1; got {settings[name]!r}'
+            )
     cfg.aggregator_training = settings
     return settings
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import MMDiscardError
+from ..utils import is_number, is_whole
 from .windows import Grid, Size, Windows, choose_windows
 
 UNSURE = 'unsure'
@@ -170,11 +171,11 @@ class UnsureWindows:
 def _check_numbers(given: Mapping[str, Any]) -> None:
     size = given.get('size', 1)
     sides = [size] if isinstance(size, int) else size
-    whole = isinstance(sides, list | tuple) and all(_is_whole(side) and side > 0 for side in sides)
+    whole = isinstance(sides, list | tuple) and all(map(is_whole, sides))
     if not whole or len(sides) > 2:
         raise MMDiscardError(f'where: size must be (height, width) in pixels; got {size!r}')
     halo = given.get('halo', 0)
-    if not _is_whole(halo) or halo < 0:
+    if not is_whole(halo, least=0):
         raise MMDiscardError(f'where: halo must be a whole number, 0 or more; got {halo!r}')
     flip = given.get('flip', False)
     if not isinstance(flip, bool):
@@ -183,13 +184,8 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         raise MMDiscardError('where takes either share or cost, not both')
     for name, least in (('share', 0), ('cost', 1)):
         value = given.get(name, 1)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and least <= value < math.inf):
+        if not is_number(value, least):
             raise MMDiscardError(f'where: {name} must be a number, {least} or more; got {value!r}')
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _text(size: Size) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..aggregation import Aggregator, RowOutputs
+from ..aggregation import RowOutputs
 from ..errors import MMDiscardError
 from ..execution import BackboneOutputs
-from ..search import KnownStates, Rows
+from ..search import Rows
 from .batch_inference import BatchInference
 from .pipeline import Pipeline
 from .results import SearchResult
@@ -212,7 +212,7 @@ def _check(pipeline: Pipeline) -> None:
             "where='unsure' is for segmentors: a classifier has no map to choose windows in; give "
             'its search a gate, which spares images that are sure'
         )
-    if not isinstance(search, KnownStates) or search.gate is not None:
+    if not search.same_for_all:
         raise MMDiscardError(
             f'where: {names[0]} chooses states by what it sees of each image, and windows need '
             'the same for all; take SpreadStates or FixedStates, without a gate'
@@ -222,7 +222,7 @@ def _check(pipeline: Pipeline) -> None:
             'where: the budget of the search counts states, and where the cost: '
             'search=dict(budget=2) with where=dict(cost=1.4)'
         )
-    if aggregator.stage.head_after or type(aggregator).merge is not Aggregator.merge:
+    if aggregator.stage.head_after or not aggregator.adds_states:
         raise MMDiscardError(
             f'where: windows of logits are merged into a plain prediction, and {names[1]} of the '
             "config merges otherwise; take dict(type='AverageAggregator', on='logits', "

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import MMDiscardError
 from ..subsampling import StateSpace
+from ..utils import is_number, is_whole
 
 Number = TypeVar('Number', float, np.ndarray)
 LOWEST_COST = 1e-6
@@ -77,8 +78,7 @@ class Budget:
                 f'budget takes `states` and `cost`, such as dict(cost=2.0); got {dict(value)}'
             )
         states, cost = value.get('states'), value.get('cost')
-        number = isinstance(cost, int | float) and not isinstance(cost, bool)
-        if cost is not None and not (number and 1 <= cost < math.inf):
+        if cost is not None and not is_number(cost, least=1):
             raise MMDiscardError(
                 'budget: cost is counted in plain forwards, and the first state is one; it has to '
                 f'be a number of at least 1, got {cost!r}'
@@ -98,6 +98,10 @@ class Budget:
                 f'searched groups ({", ".join(group.name for group in space.groups)}); lower it or '
                 'search more groups'
             )
+
+    def affords(self, prices: Prices, states: Sequence[Sequence[int]]) -> bool:
+        """Whether the cost of ``states`` is within the budget."""
+        return self.cost is None or prices.of(states) <= self.cost + ROUNDING
 
     def most_states(self, space: StateSpace, prices: Prices, num_views: int = 1) -> int:
         """Largest number of states per image.
@@ -120,7 +124,7 @@ def whole_times(amount: float, price: float) -> int:
 
 
 def _check_states(states: Any) -> int:
-    if isinstance(states, bool) or not isinstance(states, int) or states < 1:
+    if not is_whole(states):
         raise MMDiscardError(f'budget must be a whole number of states, at least 1; got {states!r}')
     return states
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..errors import MMDiscardError
 from ..registry import GATES
 from ..subsampling import Fingerprint, ModelFile
+from ..utils import is_number
 from .criteria import Signals
 
 GATE_FILE = ModelFile(
@@ -106,7 +107,6 @@ class MarginGate(Gate):
 
 
 def _check(threshold: object) -> float:
-    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-    if not number or not 0 <= threshold <= 1:
+    if not is_number(threshold, 0, 1):
         raise MMDiscardError(f'a gate needs a threshold from 0 to 1; got {threshold!r}')
     return threshold

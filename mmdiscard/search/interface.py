@@ -91,6 +91,11 @@ class Search:
         scored = self.needs_prediction and self.criterion is not None and self.criterion.runs_head
         return scored or self.gate is not None
 
+    @property
+    def same_for_all(self) -> bool:
+        """Whether every image gets the states that ``states_in`` returns, see `KnownStates`."""
+        return False
+
     def prepare(self, space: StateSpace, fingerprint: Fingerprint | None = None) -> None:
         """Check the search against the model. Subclasses begin with this.
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..errors import MMDiscardError
 from ..registry import SEARCHES
 from ..subsampling import Fingerprint, StateSpace
-from .budget import ROUNDING, Budget, Prices
+from ..utils import is_whole
+from .budget import Budget, Prices
 from .interface import Search, SearchRounds, branches, each_of
 from .state_file import read_states
 
@@ -36,11 +37,15 @@ class KnownStates(Search):
 
     def __init__(self, gate: Mapping[str, Any] | None = None, gate_after: int = 1) -> None:
         super().__init__(gate)
-        if isinstance(gate_after, bool) or not isinstance(gate_after, int) or gate_after < 1:
+        if not is_whole(gate_after):
             raise MMDiscardError(
                 f'gate_after has to be a whole number of states, at least 1; got {gate_after!r}'
             )
         self.gate_after = gate_after
+
+    @property
+    def same_for_all(self) -> bool:
+        return self.gate is None
 
     def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
         """The states, ``(B, G)``; the default state comes first if it is one of them.
@@ -179,27 +184,20 @@ class SpreadStates(KnownStates):
         super().__init__(gate, gate_after)
         self.budget = Budget.parse(budget)
 
-    def _check(self, space: StateSpace) -> None:
+    def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
         self.budget.check(space)
         if len(space) > MAX_ENUMERATED:
             raise MMDiscardError(
                 f'SpreadStates cannot spread over {len(space)} states; search fewer groups'
             )
-
-    def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
-        self._check(space)
         states = space.first(len(space))
         chosen: list[int] = []
         for farthest in islice(farthest_first(states, space), self.budget.states):
-            if chosen and not self._affordable(states[[*chosen, farthest]], prices):
+            more = states[[*chosen, farthest]]
+            if chosen and prices is not None and not self.budget.affords(prices, more.tolist()):
                 break
             chosen.append(farthest)
         return states[chosen]
-
-    def _affordable(self, states: Tensor, prices: Prices | None) -> bool:
-        if self.budget.cost is None or prices is None:
-            return True
-        return prices.of(states.tolist()) <= self.budget.cost + ROUNDING
 
 
 def farthest_first(states: Tensor, space: StateSpace) -> Iterator[int]:

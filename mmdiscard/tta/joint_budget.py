@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..aggregation import Aggregator
 from ..errors import MMDiscardError
 from ..models import unwrap
 from ..models.batch_inference import BatchInference
@@ -77,7 +76,7 @@ class JointBudget:
                 'joint=... needs a GreedySearch with a budget of more than one state, whose '
                 'criterion ranks views and states'
             )
-        if ensemble.search.criterion.needs_attention or not _is_mean(ensemble.aggregator):
+        if ensemble.search.criterion.needs_attention or not ensemble.aggregator.adds_states:
             raise MMDiscardError(
                 'joint=... compares states of different views, and attention compares those of '
                 'one view; use EntropyCriterion with EntropyAggregator or AverageAggregator'
@@ -156,11 +155,6 @@ class ViewLogits:
     logits: Tensor
     result: SearchResult
     taken: Tensor
-
-
-def _is_mean(aggregator: Aggregator) -> bool:
-    """Whether the aggregator is a weighted mean, to which states are added one by one."""
-    return type(aggregator).merge is Aggregator.merge
 
 
 def _batch(model: nn.Module, ensemble: Ensemble, view: Any) -> BatchInference:

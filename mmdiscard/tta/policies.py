@@ -12,6 +12,7 @@ from typing import Any
 from .. import compat
 from ..errors import MMDiscardError
 from ..registry import POLICIES
+from ..utils import is_whole
 from .transforms import CORNERS
 
 Step = dict[str, Any]
@@ -45,8 +46,7 @@ class Policy:
     """
 
     def __init__(self, budget: int | None = None) -> None:
-        whole = isinstance(budget, int) and not isinstance(budget, bool)
-        if budget is not None and (not whole or budget < 1):
+        if budget is not None and not is_whole(budget):
             raise MMDiscardError(
                 f'{type(self).__name__}: budget has to be a whole number of views, at least 1; '
                 f'got {budget!r}'

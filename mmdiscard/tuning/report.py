@@ -72,13 +72,13 @@ class Report:
         header = [HEADER[0], self.metric, *HEADER[1:]]
         return '\n'.join(markdown_table(header, [self._cells(index) for index in order])) + '\n'
 
-    def comments(self) -> list[str]:
+    def comments(self) -> str:
         """For the head of the config."""
         about = self.about
-        return [
-            f'Chosen by mmdiscard for {about["config"]} and {about["checkpoint"]}',
-            f'on {self.images} images of split {about["split"]}: {self.summary()}.',
-        ]
+        return (
+            f'# Chosen by mmdiscard for {about["config"]} and {about["checkpoint"]}\n'
+            f'# on {self.images} images of split {about["split"]}: {self.summary()}.\n'
+        )
 
     def write(self, folder: Path) -> None:
         """Write ``table.md``, ``results.json`` and, with matplotlib, ``gain.png``."""

@@ -143,7 +143,7 @@ def shared_copy(model: nn.Module) -> nn.Module:
 
 def _states(ensemble: Ensemble) -> Any:
     """Groups, windows and states, to be compared; None where images differ in theirs."""
-    if not isinstance(ensemble.search, KnownStates) or ensemble.search.gate is not None:
+    if not ensemble.search.same_for_all:
         return None
     names = tuple(group.name for group in ensemble.groups)
     where = ensemble.windows and ensemble.windows.where

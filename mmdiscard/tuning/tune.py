@@ -16,7 +16,7 @@ from ..engine.data_subset import ordered_loader
 from ..engine.load_runner import digest, load_runner, search_settings
 from ..errors import MMDiscardError
 from ..models import unwrap
-from ..utils import Progress, report
+from ..utils import Progress, report, write_text
 from .evaluation import evaluate_procedures
 from .gains import RESAMPLES, bootstrap, choose
 from .measures import Measure, measure_of
@@ -32,7 +32,7 @@ from .state_settings import (
     spread_settings,
     window_settings,
 )
-from .tuned_config import tuned_config, write_tuned_config
+from .tuned_config import tuned_config
 from .tuning_images import FEWEST, TuningImages
 
 #: groups that are tried unless others are named
@@ -130,7 +130,7 @@ def tune(cfg: Config, request: TuneRequest, written: Config) -> Report:
     if is_main_process():
         setting = prepared[rows[chosen].procedure.states].setting
         tuned = tuned_config(written, rows[chosen].procedure, setting)
-        write_tuned_config(request.folder / 'tuned.py', tuned, found.comments())
+        write_text(request.folder / 'tuned.py', found.comments() + tuned.pretty_text)
         found.write(request.folder / 'tune')
     return found
 
