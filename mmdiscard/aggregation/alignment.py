@@ -26,6 +26,11 @@ class Geometry:
     space: StateSpace
     strides: Sequence[tuple[int, int]]
 
+    @property
+    def coarsest_stride(self) -> tuple[int, int]:
+        """Largest stride of any level, along each axis."""
+        return tuple(map(max, zip(*self.strides, strict=True)))
+
     def cells_to_meet(self, states: Tensor, level: int) -> Tensor:
         """Whole cells ``(M, 2)`` by which a level is displaced less than the deepest level.
 

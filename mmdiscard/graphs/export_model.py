@@ -116,7 +116,7 @@ class Exporter:
         self.channels = (
             normalised_channels(model) or plausible_channels(ensemble.adapter.backbone)[0]
         )
-        self.divisors = tuple(map(max, zip(*ensemble.geometry.strides, strict=True)))
+        self.divisors = ensemble.geometry.coarsest_stride
 
     def run(self) -> dict[str, GraphFigures]:
         """Write and measure; see `export`."""

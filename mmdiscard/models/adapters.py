@@ -284,15 +284,17 @@ class ClassifierAdapter(ModelAdapter):
     """MMPretrain's `ImageClassifier`: its own `predict`, in which the head gives merged logits."""
 
     default_aggregator = dict(type='EntropyAggregator', on='features', align='bilinear')
+    #: the part of the model whose ``forward`` returns the logits
+    last_module = 'head'
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._head = self._patch(model.head, 'forward')
+        self._head = self._patch(getattr(model, self.last_module), 'forward')
         self._plain = model.predict
 
     @classmethod
     def check(cls, model: nn.Module) -> None:
-        if getattr(model, 'head', None) is None:
+        if getattr(model, cls.last_module, None) is None:
             raise MMDiscardError(
                 f'this {type(model).__name__} has no head, so there is no prediction to merge; '
                 'build it with a `head`'
@@ -309,7 +311,10 @@ class ClassifierAdapter(ModelAdapter):
         return self._plain(images)
 
     def samples(self, images: Tensor) -> list[Any]:
-        return classification_samples(images)
+        from mmpretrain.structures import DataSample
+
+        size = tuple(images.shape[2:])
+        return [DataSample(metainfo=dict(img_shape=size, ori_shape=size)) for _ in images]
 
     def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
         with self._head.redirect(lambda *args, **kwargs: logits):
@@ -359,8 +364,7 @@ class SegmentorAdapter(ModelAdapter):
     def logits(self, images: Tensor, context: Any) -> Tensor:
         return self._plain(images, context)
 
-    def run_plain(self, images: Tensor, context: Any) -> Any:
-        return self._plain(images, context)
+    run_plain = logits
 
     def samples(self, images: Tensor) -> list[Any]:
         from mmseg.structures import SegDataSample
@@ -451,14 +455,6 @@ def _loss_by_feat(head: nn.Module) -> Callable | None:
     """
     own = next((cls for cls in type(head).__mro__ if cls.__name__ == 'BaseDecodeHead'), None)
     return own and hasattr(head, 'loss_decode') and partial(own.loss_by_feat, head) or None
-
-
-def classification_samples(images: Tensor) -> list[Any]:
-    """A data sample of MMPretrain for each of ``images`` ``(N, C, H, W)``."""
-    from mmpretrain.structures import DataSample
-
-    size = tuple(images.shape[2:])
-    return [DataSample(metainfo=dict(img_shape=size, ori_shape=size)) for _ in images]
 
 
 def one_score_per_class(logits: Any, source: nn.Module) -> Tensor:

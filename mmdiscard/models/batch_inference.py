@@ -79,22 +79,8 @@ class BatchInference:
         return map(self.outputs, self._run.compute(rows))
 
     def outputs(self, computed: BackboneOutputs, mirrored: bool = False) -> RowOutputs:
-        """Aligned levels, logits and entropy of computed rows, each worked out when asked for.
-
-        Args:
-            computed: the rows.
-            mirrored: see `RowOutputs`.
-        """
-        aggregator = self.pipeline.aggregator
-        return RowOutputs(
-            computed,
-            self._head,
-            self.pipeline.geometry,
-            aggregator.alignment,
-            aggregator.stage.head_input,
-            self.pipeline.adapter.independent_classes,
-            mirrored,
-        )
+        """Aligned levels, logits and entropy of computed rows, each worked out when asked for."""
+        return self.pipeline.outputs(computed, self._head, mirrored)
 
     def add(self, rows: Rows, see: Callable[[RowOutputs], None] = lambda outputs: None) -> None:
         """Compute and merge rows; ``see`` gets each part before."""

@@ -1,7 +1,6 @@
 """A model whose predictions merge several states."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -15,7 +14,7 @@ from ..errors import MMDiscardError
 from ..execution import CostModel, MemoryLimits, PrefixExecutor, ReferenceExecutor
 from ..search import Prices, Rows, Search, each_of
 from ..subsampling import Fingerprint, StateSpace, SubsamplingGroup
-from .adapters import ATTACHED, ModelAdapter, Predict
+from .adapters import ATTACHED, ModelAdapter
 from .batch_inference import BatchInference
 from .pipeline import Pipeline
 from .results import SearchResult, StateOutputs
@@ -109,9 +108,7 @@ class Ensemble:
     @property
     def divisor(self) -> tuple[int, int]:
         """Images with sides that this divides are cut into whole cells; ``(1, 1)`` for any size."""
-        if not self.adapter.stretches_maps:
-            return 1, 1
-        return tuple(map(max, zip(*self.geometry.strides, strict=True)))
+        return self.geometry.coarsest_stride if self.adapter.stretches_maps else (1, 1)
 
     def predict(self, images: Tensor, context: Any = None) -> Tensor:
         """Search, compute, align and merge.
@@ -195,10 +192,6 @@ class Ensemble:
         pipeline = replace(self.pipeline, search=search)
         self.windows = self._where and WindowSearch(self._where, pipeline, self.input_size)
         self.pipeline = pipeline
-
-    def route(self, predict: Predict) -> AbstractContextManager[None]:
-        """Let the model predict by ``predict(images, context)`` instead, within a context."""
-        return self.adapter.route(predict)
 
     def detach(self) -> None:
         """Give the model back bit for bit as it was; a second call does nothing."""

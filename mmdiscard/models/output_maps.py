@@ -47,7 +47,7 @@ def joined(ensemble: Ensemble, maps: Sequence[Tensor], images: Tensor, metas: li
         size = one.shape[2:] if one[0].numel() > 1 else windows.shape[2:]
         return one.to(windows).expand(-1, segmentor.out_channels, *size)
 
-    with ensemble.route(next_map):
+    with ensemble.adapter.route(next_map):
         return segmentor.inference(images, metas)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..aggregation import Aggregator, Disagreement, Geometry, Merge
+from ..aggregation import Aggregator, Disagreement, Geometry, Merge, RowOutputs
 from ..aggregation.aggregators import ones
+from ..aggregation.row_outputs import Head
 from ..errors import MMDiscardError
-from ..execution import CostModel, Levels, PrefixExecutor
+from ..execution import BackboneOutputs, CostModel, Levels, PrefixExecutor
 from ..search import Feedback, Prices, Rows, Search, Signals
 from ..subsampling import StateSpace
 from .adapters import ModelAdapter
@@ -116,6 +117,24 @@ class Pipeline:
         if not self.merges or not self.uncertainty:
             return None
         return Disagreement(num_images, self.adapter.independent_classes)
+
+    def outputs(self, computed: BackboneOutputs, head: Head, mirrored: bool = False) -> RowOutputs:
+        """Aligned levels, logits and entropy of computed rows.
+
+        Args:
+            computed: the rows.
+            head: see `RowOutputs`.
+            mirrored: see `RowOutputs`.
+        """
+        return RowOutputs(
+            computed,
+            head,
+            self.geometry,
+            self.aggregator.alignment,
+            self.aggregator.stage.head_input,
+            self.adapter.independent_classes,
+            mirrored,
+        )
 
     def head(self, images: Tensor, context: Any, levels: Levels, rows: Rows) -> Tensor:
         """Logits of rows, from their output levels or from what became of those.

@@ -197,7 +197,7 @@ class SelfTest:
     def _own_departure(self, pipeline: Pipeline) -> dict[str, float]:
         """The same for a shift of the image by whole cells of the deepest level, without states."""
         adapter = self.adapter
-        cell = tuple(map(max, zip(*pipeline.geometry.strides, strict=True)))
+        cell = pipeline.geometry.coarsest_stride
         image = self._image(1.0)
         levels = self._default_levels(image), adapter.features(_moved(image, cell))
         level = deepest(levels[0])

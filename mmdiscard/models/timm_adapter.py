@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..registry import ADAPTERS
-from .adapters import ModelAdapter, Predict, classification_samples, one_score_per_class
+from .adapters import ClassifierAdapter, Predict, one_score_per_class
 
 
 class TimmFeatures(nn.Module):
@@ -46,16 +46,14 @@ class TimmFeatures(nn.Module):
 
 
 @ADAPTERS.register_module(name='TimmClassifier')
-class TimmAdapter(ModelAdapter):
+class TimmAdapter(ClassifierAdapter):
     """MMPretrain's `TimmClassifier`: merged logits enter its own post-processing."""
 
-    default_aggregator = dict(type='EntropyAggregator', on='features', align='bilinear')
+    last_module = 'model'
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._features = self.backbone
-        self._forward = self._patch(model.model, 'forward')
-        self._plain = model.predict
 
     @staticmethod
     def backbone_of(model: nn.Module) -> nn.Module:
@@ -69,19 +67,10 @@ class TimmAdapter(ModelAdapter):
         logits = self._features.head(self._features(images))
         return one_score_per_class(logits, self.model.model)
 
-    def run_plain(self, images: Tensor, context: Any) -> Any:
-        return self._plain(images)
-
-    def samples(self, images: Tensor) -> list[Any]:
-        return classification_samples(images)
-
     def loss_of_logits(self, logits: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
         return self.model._get_loss(logits, samples)
 
-    def install(self, predict: Predict) -> None:
-        self._install('predict', predict)
-
     def _enter(self, predict: Predict, inputs: Tensor, data_samples: Any = None) -> Any:
         logits = predict(inputs, None)
-        with self._forward.redirect(lambda *args, **kwargs: logits):
+        with self._head.redirect(lambda *args, **kwargs: logits):
             return self._plain(inputs, data_samples)

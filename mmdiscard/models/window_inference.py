@@ -163,15 +163,8 @@ def _outputs(
     pipeline: Pipeline, rows: Rows, logits: Tensor, positions: Tensor | None = None
 ) -> RowOutputs:
     """Outputs of rows of the default state whose logits are known."""
-    aggregator = pipeline.aggregator
-    return RowOutputs(
-        BackboneOutputs(rows, logits, (), positions),
-        lambda levels, computed: logits,
-        pipeline.geometry,
-        aggregator.alignment,
-        aggregator.stage.head_input,
-        pipeline.adapter.independent_classes,
-    )
+    computed = BackboneOutputs(rows, logits, (), positions)
+    return pipeline.outputs(computed, lambda levels, computed: logits)
 
 
 def states_of(pipeline: Pipeline) -> Tensor:
@@ -200,8 +193,9 @@ def _looked_again(pipeline: Pipeline, states: Tensor) -> Tensor:
 
 def coarsest_stride(pipeline: Pipeline) -> Size:
     """Of the output levels; `UNKNOWN_STRIDE` where the image is searched in front of a model."""
-    strides = tuple(map(max, zip(*pipeline.geometry.strides, strict=True)))
-    return (UNKNOWN_STRIDE, UNKNOWN_STRIDE) if pipeline.adapter.whole else strides
+    if pipeline.adapter.whole:
+        return UNKNOWN_STRIDE, UNKNOWN_STRIDE
+    return pipeline.geometry.coarsest_stride
 
 
 def _check(pipeline: Pipeline) -> None:

@@ -29,7 +29,7 @@ def unwrap(model: Any) -> nn.Module:
 
 def wrappers_of(model: Any) -> Iterator[Any]:
     """The wrappers around the model that `unwrap` finds, outermost first."""
-    while _adapter_of(model) is None:
+    while adapter_class(model) is None:
         yield model
         model = _wrapped(model)
 
@@ -51,7 +51,7 @@ def _wrapped(outer: Any) -> Any:
     if inner is not None:
         return inner
     held = getattr(outer, 'module', getattr(outer, 'model', None))
-    if held is not None and _adapter_of(held) is not None:
+    if held is not None and adapter_class(held) is not None:
         raise MMDiscardError(
             f'{name} calls its model as `model(images)`, which mmdiscard leaves as it is; attach '
             'to the model inside it and call its `predict` or `test_step`, or use a TTA model of MM'
@@ -74,11 +74,6 @@ def normalised_channels(model: Any) -> int | None:
     return mean.numel() if isinstance(mean, Tensor) and mean.numel() > 1 else None
 
 
-def adapter_class(model: nn.Module) -> type:
-    """The adapter that serves a model which `unwrap` returned."""
-    return _adapter_of(model)
-
-
 def searched_module(model: Any) -> nn.Module:
     """The module that is searched: the backbone of a model, or a bare backbone itself."""
     try:
@@ -88,7 +83,8 @@ def searched_module(model: Any) -> nn.Module:
     return adapter_class(model).backbone_of(model)
 
 
-def _adapter_of(model: Any) -> type | None:
+def adapter_class(model: Any) -> type | None:
+    """The adapter that serves models of this class; None if there is none."""
     known = ADAPTERS.module_dict
     names = (cls.__name__ for cls in type(model).__mro__)
     return next((known[name] for name in names if name in known), None)

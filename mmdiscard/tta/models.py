@@ -129,8 +129,9 @@ class DiscardTTA(BaseTTAModel):
                 return found.logits
 
             # MM's pre- and post-processing, with logits that are computed already.
-            with ensemble.route(predict), errors_name_view(views[found.view], names[found.view]):
-                outputs = self.read(self.module, views[found.view], self.merger.joint)
+            view = views[found.view]
+            with ensemble.adapter.route(predict), errors_name_view(view, names[found.view]):
+                outputs = self.read(self.module, view, self.merger.joint)
             taken = found.taken.tolist()
             yield found.view, [o if own else None for o, own in zip(outputs, taken, strict=True)]
 
