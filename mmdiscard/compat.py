@@ -79,9 +79,7 @@ def _release(version: str) -> tuple[int, ...]:
 def require(package: str, why: str) -> None:
     """Check that an ``mm*`` package is present and recent enough.
 
-    Args:
-        package (str): Import name, one of ``PACKAGES``.
-        why (str): What needs it, for the message: 'configs/imagenet/x.py tests a classifier'.
+    ``why`` says what needs it, for the message: 'configs/imagenet/x.py tests a classifier'.
 
     Raises:
         MissingPackageError: It is absent or too old. An ``ImportError``, and one line long.

@@ -156,10 +156,7 @@ class Aggregator:
         return type(self).merge is Aggregator.merge
 
     def check(self, dense: bool) -> None:
-        """Check that the aggregator can be used with a model.
-
-        Args:
-            dense: whether the logits of the model are maps.
+        """Check that the aggregator suits a model whose logits are maps (``dense``) or not.
 
         Raises:
             MMDiscardError: if this aggregator moves output maps, and the model has none.
@@ -173,8 +170,7 @@ class Aggregator:
     def prepare(self, describe: Callable[[], MergeTarget]) -> None:
         """Prepare for a model, such as building parameters of its sizes; does nothing by default.
 
-        Args:
-            describe: returns the `MergeTarget` of the model.
+        ``describe`` returns the `MergeTarget` of the model.
 
         Raises:
             MMDiscardError: if parameters do not fit the model.
@@ -185,12 +181,7 @@ class Aggregator:
         raise NotImplementedError
 
     def merge(self, num_images: int, budget: int) -> 'Merge':
-        """Begin to merge the states of a batch.
-
-        Args:
-            num_images: ``N``.
-            budget: largest number of states per image, at least 2.
-        """
+        """Begin to merge a batch of images with up to ``budget`` states (at least 2) each."""
         return Merge(self.stage, self.weights, num_images)
 
 
@@ -239,12 +230,7 @@ class Merge:
         self._means: list[RunningMean] = []
 
     def add(self, outputs: RowOutputs, last_use: bool = False) -> None:
-        """Add rows.
-
-        Args:
-            outputs: of these rows.
-            last_use: whether the outputs are not used again, so that they may be overwritten.
-        """
+        """Add rows, whose outputs may be overwritten if this is their last use."""
         values = self.stage.values(outputs)
         weights = self.weights(outputs)
         shift = self.stage.shift(outputs)

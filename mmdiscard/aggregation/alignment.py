@@ -108,11 +108,9 @@ class ExactAlignment(Alignment):
 
 
 def blend(maps: Tensor, fraction: Tensor) -> Tensor:
-    """``(1 - t) * f[i] + t * f[i - 1]`` along both axes, zeros outside.
+    """Two-tap blend ``(1 - t) * f[i] + t * f[i - 1]`` of maps ``(M, C, h, w)`` along both axes.
 
-    Args:
-        maps: ``(M, C, h, w)``.
-        fraction: ``(M, 2)``, t for each row and axis, in 0..1.
+    Outside a map is 0; ``fraction`` ``(M, 2)`` is t for each row and axis, in 0..1.
     """
     for axis in (0, 1):
         if fraction[:, axis].any():

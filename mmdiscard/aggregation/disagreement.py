@@ -13,16 +13,12 @@ class Disagreement:
     """Jensen-Shannon divergence of the predictions of each image, in bits.
 
     The entropy of the mean prediction less the mean of the entropies, where every prediction counts
-    the same (Lin, Divergence measures based on the Shannon entropy, 1991). Of an ensemble it is
-    the mutual information of prediction and member (Houlsby et al., arXiv 1112.5745). It is 0 where
-    all agree, 1 where two exclude one another, and log2(n) at most for n predictions.
+    the same (Lin, Divergence measures based on the Shannon entropy, 1991). Of an ensemble it is the
+    mutual information of prediction and member (Houlsby et al., arXiv 1112.5745). It is 0 where all
+    agree, 1 where two exclude one another, and log2(n) at most for n predictions. Of
+    ``independent`` classes (sigmoid) it is the mean over classes.
 
     Only two running means are kept, of probabilities and of entropies.
-
-    Args:
-        num_images: ``N``.
-        independent: whether classes are independent decisions (sigmoid): then it is the mean over
-            classes, as for a single class.
     """
 
     def __init__(self, num_images: int, independent: bool = False) -> None:
@@ -77,9 +73,8 @@ def entropy_in_bits(probabilities: Tensor, independent: bool = False) -> Tensor:
 def entropy_in_nats(probabilities: Tensor, independent: bool = False) -> Tensor:
     """Entropy over classes: ``(M, K, ...)`` -> ``(M, ...)``.
 
-    Args:
-        probabilities: ``(M, K, ...)``; a single channel is a binary decision.
-        independent: whether every class is a binary decision; then the mean over classes.
+    A single channel is a binary decision, and so is each of ``independent`` classes: then the mean
+    over classes.
     """
     entropy = torch.special.entr(probabilities)
     if independent or probabilities.shape[1] == 1:

@@ -120,9 +120,7 @@ def normalized_entropy(logits: Tensor, independent: bool = False, in_parts: bool
 def probability_margin(logits: Tensor, independent: bool = False) -> Tensor:
     """Lead of the first class over the second: ``(M, K, ...)`` -> ``(M, ...)`` in 0..1.
 
-    Args:
-        logits: ``(M, K, ...)``.
-        independent: as for `normalized_entropy`; the mean lead of yes over no, or of no over yes.
+    Of ``independent`` classes it is the mean lead of yes over no, or of no over yes.
     """
     return _in_parts(_independent_margin if independent else _margin, logits)
 

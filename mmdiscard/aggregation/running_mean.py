@@ -9,13 +9,10 @@ from ..utils import on_device_of
 
 
 class RunningMean:
-    """Weighted mean per image, to which values are added one at a time.
+    """Weighted mean for each of ``num_images`` images, to which values are added one at a time.
 
     The first value of an image is stored unchanged, so the mean of one state is bit for bit that
     state.
-
-    Args:
-        num_images: ``N``.
 
     Attributes:
         value: ``(N, ...)``, the means; not changed in place if the first values were not

@@ -44,11 +44,7 @@ class CalibrationRequest:
 
 
 def calibrate(cfg: Config, request: CalibrationRequest) -> Any:
-    """Choose states or the threshold of a gate, and write the file.
-
-    Args:
-        cfg: config with a `SubsamplingSearchHook`; it is changed.
-        request: what to calibrate.
+    """Choose states or the threshold of a gate, and write the file. The config is changed.
 
     Returns:
         A list of `Step` for states, the content of the file for a gate.

@@ -82,10 +82,7 @@ class ForwardSelection:
         ]
 
     def take(self, losses: Sequence[float]) -> Step:
-        """Add the best of `candidates`.
-
-        Args:
-            losses: of the prediction that merges the states so far with each candidate.
+        """Add the best of `candidates`, by the loss of the states so far with each.
 
         Raises:
             MMDiscardError: if no loss is a finite number.

@@ -33,11 +33,8 @@ class RecordedSearch(Search):
 
     Images do not influence one another, so a trace cut at the first round in which the gate is
     confident is what the search with the gate does. Where a search asks the gate only once, the
-    states that follow are recorded without being computed.
-
-    Args:
-        search: the other search; its gate is replaced.
-        gate: whose uncertainty to record; its threshold is not used.
+    states that follow are recorded without being computed. The gate takes the place of the search's
+    own; its threshold is not used.
 
     Attributes:
         traces: one per image and forward pass so far.
@@ -71,12 +68,7 @@ class RecordedSearch(Search):
 
 
 class _TraceRecorder:
-    """Writes the traces of one batch.
-
-    Args:
-        num_images: size of the batch.
-        prices: of states.
-    """
+    """Writes the traces of one batch."""
 
     def __init__(self, num_images: int, prices: Prices) -> None:
         self.traces = [GateTrace() for _ in range(num_images)]
@@ -100,11 +92,7 @@ class _TraceRecorder:
 
 
 class GateTraces:
-    """Costs of many images with a gate, as a function of its limit.
-
-    Args:
-        traces: at least one.
-    """
+    """Costs of many images with a gate, as a function of its limit."""
 
     def __init__(self, traces: list[GateTrace]) -> None:
         length = max(len(trace.uncertainties) for trace in traces)

@@ -32,16 +32,10 @@ class LabelledImages:
     independent: bool = False
 
     def loss(self, logits: Tensor) -> Tensor:
-        """Sum of the loss over all labels but ignored ones, and their number.
+        """Sum of the loss over all labels but ignored ones, and their number: ``(2,)`` float64.
 
-        The loss is the cross entropy, or the mean binary cross entropy of independent classes.
-
-        Args:
-            logits: ``(N, K)`` or ``(N, K, h, w)``; labels are resized to ``(h, w)`` by nearest
-                neighbour.
-
-        Returns:
-            ``(2,)`` float64.
+        The loss is the cross entropy, or the mean binary cross entropy of independent classes. For
+        logits ``(N, K, h, w)`` labels are resized to ``(h, w)`` by nearest neighbour.
 
         Raises:
             MMDiscardError: if a label is not a class of the model.

@@ -70,14 +70,11 @@ def check_checkpoint(model: nn.Module, checkpoint: Any) -> None:
     """Check that loading a checkpoint sets every weight that a prediction uses.
 
     MMEngine loads what fits and warns about the rest, so a model with a wrong checkpoint would be
-    tested with random weights. The checkpoint is loaded on trial, with whatever the model's own
-    loading hooks do (resize position embeddings, add a prefix to names), and judged by what the
-    loading reports of parameters and running statistics. Other buffers are built by the model
-    itself. The model keeps the weights that it had.
-
-    Args:
-        model: the built model, bare or inside a TTA model or a distributed wrapper.
-        checkpoint: what ``torch.load`` returned: weights, or a dict with weights in ``state_dict``.
+    tested with random weights. The checkpoint (what ``torch.load`` returned) is loaded on trial,
+    with whatever the model's own loading hooks do (resize position embeddings, add a prefix to
+    names), and judged by what the loading reports of parameters and running statistics. Other
+    buffers are built by the model itself. The model, bare or wrapped, keeps the weights that it
+    had.
 
     Raises:
         MMDiscardError: if it holds no weights, or if a weight is absent or has another shape.

@@ -14,12 +14,7 @@ MULTIPLE = 32
 def size_to_trace(model: Any, loader: DataLoader) -> tuple[int, int] | None:
     """``(H, W)`` of the first image as the model receives it, scaled down where it is large.
 
-    Args:
-        model: a model that `attach` takes.
-        loader: of the test or validation loop.
-
-    Returns:
-        The size, of a window in slide inference; None if the first image cannot be had.
+    In slide inference it is that of a window; None if the first image cannot be had.
     """
     model = unwrap(model)
     test_cfg = getattr(model, 'test_cfg', None) or {}

@@ -41,20 +41,15 @@ class SubsamplingSearchHook(Hook):
     and the model is detached. Works with plain models, MM's TTA models and distributed wrappers. A
     model that an interrupted test left attached is detached before the next one.
 
+    Further arguments are those of `mmdiscard.attach`.
+
     Args:
-        subsampling: see `mmdiscard.attach`.
-        search: see `mmdiscard.attach`.
-        aggregator: see `mmdiscard.attach`.
-        max_rows: see `mmdiscard.attach`.
-        max_cache_bytes: see `mmdiscard.attach`.
         val: also search during validation.
         dump: name of a file in the runner's log folder that gets one JSON line per image, with its
             path and, for every forward pass (a view of TTA, a window of slide inference), the
             states, their scores and, with ``where``, the windows in which they were computed. It is
             written at the end of the test; until then, and where a run fails, each process writes
             to a file of its own that ends in ``.incomplete``. None for no file.
-        self_test: see `mmdiscard.attach`.
-        where: see `mmdiscard.attach`.
         uncertainty: see `mmdiscard.attach`. Where MM draws predictions, both are drawn as well.
         uncertainty_dir: folder to which a segmentor's maps are written, a file per image; implies
             ``uncertainty``. None for no files.

@@ -19,12 +19,7 @@ SUFFIX = '_uncertainty'
 
 
 def write_maps(sample: Any, folder: Path) -> None:
-    """Write the maps of a segmented image as ``NAME_uncertainty.npz``, in float16.
-
-    Args:
-        sample: of MMSegmentation, with both fields and the path of its image.
-        folder: made where it is missing.
-    """
+    """Write both maps of a segmented image as ``FOLDER/NAME_uncertainty.npz``, in float16."""
     maps = [value.half().cpu().numpy() for value in fields_of(sample)]
     arrays = dict(zip((CONFIDENCE, DISAGREEMENT), maps, strict=True))
 
@@ -53,9 +48,6 @@ class DrawnUncertainty:
 
     Of a segmented image `panels` become an image of their own, named as that of the prediction with
     ``_uncertainty`` behind it; on a classified image the two scores are written.
-
-    Args:
-        visualizer: of the runner.
     """
 
     def __init__(self, visualizer: Visualizer) -> None:

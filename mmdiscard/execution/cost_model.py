@@ -40,12 +40,7 @@ class CostModel:
         return self.backbone - self.before[column]
 
     def prices(self, head_per_state: bool = True, head_after: bool = False) -> Prices:
-        """Prices of states, from the cost of each segment.
-
-        Args:
-            head_per_state: whether the head runs for every state.
-            head_after: whether it runs on what was merged.
-        """
+        """Prices of states where the head runs for every state, or on what was merged, or both."""
         return Prices(
             before=self.before,
             backbone=self.backbone,

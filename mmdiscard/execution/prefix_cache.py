@@ -39,12 +39,9 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """Looks up the rows that a state can start from, within a memory limit.
+    """Looks up the rows that a state can start from, within a limit in bytes.
 
     Over the limit, the slab that saves the least per byte goes first.
-
-    Args:
-        max_bytes: the limit.
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -57,16 +57,7 @@ class PrefixExecutor:
 
 @dataclass(eq=False)
 class _Job:
-    """One state of one image that is to be computed.
-
-    Attributes:
-        image: of the batch.
-        state: its indices.
-        position: where it stands among the rows asked for.
-        entry: the column at which it is planned to begin.
-        keep: columns where states of later calls begin.
-        feeds: by column, jobs of this call that begin there on what this one computes.
-    """
+    """One state of one image that is to be computed."""
 
     image: int
     state: State
@@ -145,8 +136,7 @@ class PrefixRun:
     def _assign(self, job: _Job, owners: Sequence[_Job]) -> bool:
         """Set where a job starts; return whether another job of this call computes that start.
 
-        Args:
-            owners: by column, the job that is the first to compute what ``job`` needs there.
+        ``owners`` are, by column, the jobs that are the first to compute what this one needs there.
         """
         for column in reversed(range(len(self._groups))):
             if not self._executor.entries.possible(column):

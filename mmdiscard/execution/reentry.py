@@ -65,17 +65,7 @@ def find_reentry_points(
 
 @dataclass(frozen=True)
 class _Trial:
-    """Entering at one group.
-
-    Attributes:
-        forward: the backbone.
-        hooks: of the searched groups.
-        images: ``(2, 3, H, W)``.
-        states: of the images.
-        column: of the group.
-        recorded: by column, what the members of the groups received.
-        expected: output levels.
-    """
+    """Entering at the group of one column."""
 
     forward: Callable[[Tensor], Levels]
     hooks: StateHooks
@@ -86,11 +76,7 @@ class _Trial:
     expected: Levels
 
     def dummy_rows(self, later: Mapping[int, int | None]) -> int | None:
-        """The fewest rows with which the backbone can be entered.
-
-        Args:
-            later: by column, the same for the groups behind.
-        """
+        """The fewest rows to enter the backbone with; ``later`` has those of the groups behind."""
         fed, members = self.recorded[self.column], self.hooks.space.groups[self.column].members
         if set(fed) != set(members) or any(len(t) != len(self.states) for t in fed.values()):
             return None
@@ -99,8 +85,7 @@ class _Trial:
     def _comes_out_right(self, dummies: int, later: Mapping[int, int | None]) -> bool:
         """Whether two rows behind ``dummies`` give what the whole backbone gives.
 
-        A backbone that keeps its number of rows in mind comes out wrong, or raises. What is behind
-        a later group need not run again where that group can be entered with as many rows.
+        What is behind a later group need not run again where that is entered with as many rows.
         """
         until = self._end(later, dummies)
         options = dict(entry=self.column, fed=self.recorded[self.column])

@@ -31,11 +31,7 @@ class BackboneOutputs:
     positions: Tensor | None = None
 
     def moved(self, places: Tensor) -> 'BackboneOutputs':
-        """The same outputs, numbered by their rows among those that were requested.
-
-        Args:
-            places: ``(P,)`` long.
-        """
+        """The same outputs, at ``places`` ``(P,)`` among the rows that were asked for."""
         return replace(self, positions=places[self.positions])
 
 

@@ -73,9 +73,7 @@ class GraphFigures:
 def export(cfg: Config, request: ExportRequest) -> dict[str, GraphFigures]:
     """Write the graph of a config's model and states; the same of the plain model is measured.
 
-    Args:
-        cfg: config with a `SubsamplingSearchHook`; it is changed.
-        request: what to write.
+    The config, which has a `SubsamplingSearchHook`, is changed.
 
     Returns:
         Figures of the ``plain`` and the ``merged`` graph.
@@ -93,11 +91,7 @@ def export(cfg: Config, request: ExportRequest) -> dict[str, GraphFigures]:
 
 
 class Exporter:
-    """Writes the graph of an attached model.
-
-    Args:
-        ensemble: attached to a model on the CPU, in evaluation mode.
-        request: what to write.
+    """Writes the graph of an attached model, which is on the CPU and in evaluation mode.
 
     Raises:
         MMDiscardError: see `export`.

@@ -10,9 +10,6 @@ from ..models.adapters import ModelAdapter
 class Normalisation(nn.Module):
     """Reverses channels and normalises, as the data preprocessors of MMEngine do.
 
-    Args:
-        adapter: of a model.
-
     Raises:
         MMDiscardError: if the preprocessor does something else to an image.
     """

@@ -26,9 +26,8 @@ class Step:
 def plan_states(states: Sequence[State], possible: Callable[[int], bool]) -> list[Step]:
     """Let every state begin at the last group in front of which another has the same indices.
 
-    Args:
-        states: distinct states, each with one index per group.
-        possible: whether the backbone can be entered at a column.
+    The states are distinct; ``possible`` says of a column whether the backbone can be entered
+    there.
     """
     steps: list[Step] = []
     computed: dict[State, int] = {}  # indices before a group -> the step that ran up to it

@@ -37,10 +37,6 @@ class TracedHooks:
 
     At the entry group, layers receive recorded inputs instead of their own. What was computed in
     front of it is then used by nothing, and exporters remove it from the graph.
-
-    Args:
-        backbone: the module that the groups were found in.
-        groups: the groups that states index.
     """
 
     def __init__(self, backbone: nn.Module, groups: Sequence[SubsamplingGroup]) -> None:
@@ -57,12 +53,7 @@ class TracedHooks:
 
     @contextmanager
     def select(self, state: tuple[int, ...], **options: Any) -> Iterator[TracedState]:
-        """Run the backbone in one state.
-
-        Args:
-            state: one index per group.
-            options: fields of `TracedState`.
-        """
+        """Run the backbone in one state; ``options`` are fields of `TracedState`."""
         self.selected = TracedState(state, **options)
         try:
             yield self.selected

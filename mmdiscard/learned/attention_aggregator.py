@@ -68,12 +68,7 @@ class AttentionAggregator(LearnedAggregator):
 
 
 class AttentionMerge:
-    """Merges the states of one batch by attention.
-
-    Args:
-        aggregator: has the attention modules.
-        num_images: ``N``.
-    """
+    """Merges the states of one batch of ``num_images`` by attention."""
 
     def __init__(self, aggregator: AttentionAggregator, num_images: int) -> None:
         self.aggregator = aggregator
@@ -142,15 +137,6 @@ def _largest_position(geometry: Geometry) -> Tensor:
 
 
 def _positions(geometry: Geometry, states: Tensor, level: int | None) -> Tensor:
-    """Displacement of an output level in units of the first searched group's input.
-
-    Args:
-        geometry: of the searched groups.
-        states: ``(..., G)``.
-        level: index of the level; None for the full displacement.
-
-    Returns:
-        ``(..., 2)`` long, (dy, dx).
-    """
+    """Displacement ``(..., 2)`` of a level, in units of the first group's input; None for all."""
     unit = torch.tensor(geometry.space.groups[0].stride)
     return geometry.space.displacement(states, level) // unit

@@ -43,11 +43,7 @@ class LearnedAggregator(Aggregator):
         self.target: MergeTarget | None = None
 
     def build(self, target: MergeTarget, index: int) -> nn.Module:
-        """Untrained parameters for one of the tensors.
-
-        Args:
-            target: describes the model.
-            index: of the tensor among those that are merged.
+        """Untrained parameters for the tensor of that index among those that are merged.
 
         Raises:
             MMDiscardError: if this aggregator cannot merge that tensor.
@@ -56,9 +52,6 @@ class LearnedAggregator(Aggregator):
 
     def prepare(self, describe: Callable[[], MergeTarget]) -> None:
         """Create and load the parameters, or check that existing ones fit the model.
-
-        Args:
-            describe: returns the `MergeTarget` of the model.
 
         Raises:
             MMDiscardError: if the model, the checkpoint and this aggregator do not fit.
@@ -89,14 +82,10 @@ class LearnedAggregator(Aggregator):
         )
 
     def check_entry(self, checkpoint: Any, what: str) -> None:
-        """Check that a checkpoint holds parameters for this aggregator and its model.
-
-        Args:
-            checkpoint: content of the file.
-            what: name of the file, for messages.
+        """Check that a checkpoint, called ``what``, is for this aggregator and its model.
 
         Raises:
-            MMDiscardError: if it does not.
+            MMDiscardError: if it is not.
         """
         entry = checkpoint.get(ENTRY) if isinstance(checkpoint, Mapping) else None
         if not isinstance(entry, Mapping):

@@ -107,10 +107,6 @@ class AggregatorLearner(BaseModel):
     def loss(self, inputs: Tensor, data_samples: Sequence[Any]) -> dict[str, Tensor]:
         """Losses of the base model's own head on the merged features or logits.
 
-        Args:
-            inputs: ``(N, 3, H, W)``, preprocessed.
-            data_samples: with labels.
-
         Raises:
             MMDiscardError: if a loss is not finite; names the likely cause.
         """

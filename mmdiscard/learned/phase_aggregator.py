@@ -15,11 +15,7 @@ from .learned_aggregator import LearnedAggregator
 
 
 class PhaseWeights(nn.Module):
-    """Parameters of a `PhaseAggregator`.
-
-    Args:
-        period: ``(Py, Px)``, size of a cell of the sampling grid in pixels.
-        num_classes: ``K``.
+    """Parameters of a `PhaseAggregator`: ``period`` is the size of a cell of the sampling grid.
 
     Attributes:
         table: ``(Py, Px)``, logarithm of the weight of a pixel, by position in its cell.
@@ -94,12 +90,7 @@ class PhaseAggregator(LearnedAggregator):
 
 
 class _OffsetMerge:
-    """Adds the offset of each class to the merged logits of images with more than one state.
-
-    Args:
-        aggregator: has the offset.
-        merge: computes the weighted mean.
-    """
+    """Adds the offset of each class to the merged logits of images with more than one state."""
 
     def __init__(self, aggregator: PhaseAggregator, merge: Any) -> None:
         self.aggregator = aggregator
@@ -120,13 +111,7 @@ class _OffsetMerge:
 
 
 class _DifferentiableMerge:
-    """Weighted mean as `Merge` computes it, but without in-place operations, for gradients.
-
-    Args:
-        stage: see `Merge`.
-        weights: see `Merge`.
-        num_images: ``N``.
-    """
+    """Weighted mean as `Merge` computes it, but without in-place operations, for gradients."""
 
     def __init__(self, stage: MergeStage, weights: Any, num_images: int) -> None:
         self.stage, self.weights, self.num_images = stage, weights, num_images

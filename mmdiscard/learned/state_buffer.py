@@ -11,9 +11,7 @@ from ..aggregation import RowOutputs, RunningMean
 class StateBuffer:
     """Buffer of the tensors of all rows of a batch.
 
-    Args:
-        num_images: ``N``.
-        kept: indices of the tensors that are kept; of the others only the running mean is.
+    Those with an index in ``kept`` are kept; of the others only the running mean is.
     """
 
     def __init__(self, num_images: int, kept: Sequence[int]) -> None:

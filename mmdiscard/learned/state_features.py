@@ -34,12 +34,7 @@ class StateFeatures:
 
 
 class _RecordingExecutor:
-    """Executor that records the features that another executor computes.
-
-    Args:
-        executor: computes them.
-        keep: for every output level, whether to keep it.
-    """
+    """Records the features that another executor computes, of the levels to keep, for one batch."""
 
     def __init__(self, executor: Any, keep: Sequence[bool]) -> None:
         self.parts: list[BackboneOutputs] = []
@@ -47,7 +42,6 @@ class _RecordingExecutor:
         self._keep = keep
 
     def start(self, images: Tensor) -> '_RecordingExecutor':
-        """Begin a batch; a recorder can be used for one batch."""
         self._run = self._executor.start(images)
         self._asked = 0  # rows in earlier calls
         return self

@@ -76,11 +76,9 @@ def use_amp(cfg: Config) -> None:
 
 
 def load_base(runner: Runner, path: str) -> None:
-    """Load the weights of the frozen base model, and set up the feature cache if one is wanted.
+    """Load a checkpoint into the frozen base model, and set up the feature cache if one is wanted.
 
-    Args:
-        runner: of a config that `training_config` made.
-        path: checkpoint of the base model.
+    The runner is that of a config that `training_config` made.
 
     Raises:
         MMDiscardError: if the checkpoint does not belong to the model.

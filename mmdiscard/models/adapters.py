@@ -28,10 +28,7 @@ ATTACHED = '_mmdiscard_attached'  # an attribute of models that have an adapter 
 
 
 class ModelAdapter:
-    """Interface of all adapters.
-
-    Args:
-        model: the built model.
+    """Interface of all adapters of a built model.
 
     Attributes:
         backbone: the module that is searched, which maps images to output levels.
@@ -169,10 +166,6 @@ class ModelAdapter:
     def logits(self, images: Tensor, context: Any) -> Tensor:
         """Logits ``(M, K)`` or ``(M, K, H, W)`` of the model without states.
 
-        Args:
-            images: ``(M, C, H, W)``.
-            context: as `context_of` gives it.
-
         Raises:
             MMDiscardError: if the model gives anything else.
         """
@@ -197,21 +190,11 @@ class ModelAdapter:
         return self.context_of(context, images)
 
     def valid_sizes(self, images: Tensor, context: Any) -> list[tuple[int, int]]:
-        """``(H, W)`` of every image without what was padded to the right and below.
-
-        Args:
-            images: ``(N, C, H, W)``.
-            context: of the images.
-        """
+        """``(H, W)`` of every image without what was padded to the right and below."""
         return [tuple(images.shape[2:])] * len(images)
 
     def levels_read(self, levels: Levels, images: Tensor) -> tuple[bool, ...]:
-        """On which of the output levels the logits depend.
-
-        Args:
-            levels: of ``images``, per level ``(N, C, h, w)``.
-            images: ``(N, C, H, W)``.
-        """
+        """On which of the output levels of ``images`` the logits depend."""
         levels = tuple(level.detach().clone().requires_grad_() for level in levels)
         with inference_mode(self.model), torch.enable_grad():
             logits = self.head(levels, images, self.default_context(images))

@@ -134,11 +134,7 @@ def attach(
 def _attach_auto(
     put_in: Callable[['_Options'], Ensemble], options: '_Options', dense: bool
 ) -> Ensemble:
-    """Search the group that suits the model, or the image where none can be searched.
-
-    Raises:
-        MMDiscardError: if the settings do not fit, or the model does not run.
-    """
+    """Search the group that suits the model, or the image where none can be searched."""
     try:
         ensemble, why = put_in(options), auto_settings.REASONS[dense]
     except UnsearchableModelError as error:
@@ -257,13 +253,7 @@ def _searched(
 
 
 def _channels_of(adapter: ModelAdapter, input_size: tuple[int, int], guesses: Sequence[int]) -> int:
-    """The first number of channels with which a model that is taken whole runs, else the first.
-
-    Args:
-        adapter: after `take_whole`.
-        input_size: ``(H, W)`` of the images.
-        guesses: what to try, in order.
-    """
+    """The first number of channels with which a model that is taken whole runs, else the first."""
     images = ((c, blank_image(adapter.backbone, input_size, c)) for c in guesses)
     return next((c for c, image in images if adapter.accepts(image, c)), guesses[0])
 
@@ -299,11 +289,6 @@ class _HeadProbe:
     """Runs the head of a model once, to learn what it costs and gives.
 
     To be used inside `undisturbed`, after the backbone ran at any size.
-
-    Args:
-        adapter: of the model.
-        levels: output levels of one image; heads may change copies of them.
-        images: blank, ``(1, C, H, W)`` as the model receives them.
     """
 
     def __init__(self, adapter: ModelAdapter, levels: Levels, images: Tensor) -> None:
@@ -312,11 +297,7 @@ class _HeadProbe:
         self._levels = tuple(level.clone() for level in levels)
 
     def run(self) -> None:
-        """Compute logits.
-
-        Raises:
-            UnsearchableModelError: if the model does not run on images of that size.
-        """
+        """Compute logits, or raise `UnsearchableModelError`."""
         try:
             context = self._adapter.default_context(self._images)
             self._logits = self._adapter.head(self._levels, self._images, context)
@@ -345,13 +326,7 @@ class _HeadProbe:
 
 @dataclass(frozen=True)
 class _Options:
-    """The option `subsampling`, checked.
-
-    Attributes:
-        groups: to search.
-        input_size: ``(H, W)`` to trace with.
-        in_channels: of the images; None if not known.
-    """
+    """The option `subsampling`, checked; ``in_channels`` is None if not known."""
 
     groups: Any
     input_size: tuple[int, int]
@@ -365,11 +340,7 @@ class _Options:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], default_groups: str) -> '_Options':
-        """Read and check the option.
-
-        Raises:
-            MMDiscardError: if something of it is unknown or wrong.
-        """
+        """Read and check the option."""
         if not isinstance(options, Mapping):
             raise MMDiscardError(
                 f"subsampling has to be a dict, such as dict(groups='inner'); got {options!r}"

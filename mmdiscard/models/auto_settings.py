@@ -34,10 +34,6 @@ def choose_groups(found: SubsamplingMap, adapter: ModelAdapter) -> Sequence[Subs
     Segmentors: the deepest group that every level read by the head has passed, so that all levels
     move alike. Classifiers: the deepest group whose input has a stride of at most 8 pixels.
 
-    Args:
-        found: what discovery says of the backbone.
-        adapter: of the model.
-
     Raises:
         UnsearchableModelError: if there is no such group.
     """

@@ -14,13 +14,10 @@ from .method_patch import MethodPatch
 
 
 class BackbonePatch:
-    """Stands in for a backbone's `forward`.
+    """Stands in for a backbone's `forward`, as an instance attribute, until `forward` is removed.
 
     While `replay` is active, whatever MM code comes after the backbone (necks, heads, cascades)
     runs on features that were computed elsewhere.
-
-    Args:
-        backbone: gets an instance attribute ``forward`` until that patch is removed.
 
     Attributes:
         forward: the patch of that method.

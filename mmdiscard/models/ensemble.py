@@ -111,14 +111,10 @@ class Ensemble:
         return self.geometry.coarsest_stride if self.adapter.stretches_maps else (1, 1)
 
     def predict(self, images: Tensor, context: Any = None) -> Tensor:
-        """Search, compute, align and merge.
+        """Search, compute, align and merge a batch of preprocessed images ``(N, C, H, W)``.
 
         Where a GPU runs out of memory, rows and cache are halved from then on and the batch begins
-        again.
-
-        Args:
-            images: ``(N, C, H, W)``, preprocessed.
-            context: what the head needs besides; the image metas of a segmentor.
+        again. ``context`` is what the head needs besides; the image metas of a segmentor.
 
         Returns:
             Logits ``(N, K)``, or ``(N, K, H, W)`` if dense.

@@ -12,9 +12,6 @@ class InputWatch:
     """A forward pre-hook that runs before all others, for the calls of one thread at a time.
 
     In copies and pickles of the module it does nothing.
-
-    Args:
-        module: whose calls to watch, until `remove`.
     """
 
     def __init__(self, module: nn.Module) -> None:

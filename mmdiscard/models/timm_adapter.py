@@ -18,9 +18,6 @@ class TimmFeatures(nn.Module):
     """The part of a timm model in front of its head, as a backbone.
 
     It holds the model as ``model`` and is no part of it, so names of groups begin with ``model.``.
-
-    Args:
-        model: whatever ``timm.create_model`` returned.
     """
 
     def __init__(self, model: nn.Module) -> None:

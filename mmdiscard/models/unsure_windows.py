@@ -75,19 +75,14 @@ class UnsureWindows:
     def resolved(self, price: float) -> 'UnsureWindows':
         """Copy of the settings with a share of the area instead of a cost.
 
-        Args:
-            price: of the second look at a whole image, in plain forwards.
+        ``price`` is that of the second look at a whole image, in plain forwards.
         """
         if self.cost is None:
             return self
         return replace(self, share=(self.cost - 1) / max(price, 1e-9), cost=None)
 
     def check(self, frame: Size, step: Size) -> None:
-        """Check the windows against a model.
-
-        Args:
-            frame: ``(H, W)`` of its images.
-            step: its coarsest stride.
+        """Check the windows against images of ``frame`` and the coarsest stride of a model.
 
         Raises:
             MMDiscardError: if a window is larger than the image, its sides are no multiples of the

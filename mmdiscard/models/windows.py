@@ -50,11 +50,9 @@ class Windows:
         return torch.cat([maps[i : i + 1, :, y : y + h, x : x + w] for i, y, x in self.boxes])
 
     def paste(self, maps: Tensor, values: Tensor) -> None:
-        """Overwrite the windows, without their halo, in place; of two that overlap, the first wins.
+        """Overwrite the windows in maps ``(N, C, H, W)`` in place, without their halo.
 
-        Args:
-            maps: ``(N, C, H, W)``.
-            values: ``(M, C, h, w)``.
+        The values are ``(M, C, h, w)``; of two windows that overlap, the first wins.
         """
         for (image, top, left), value in reversed(list(zip(self.boxes, values, strict=True))):
             (y0, y1), (x0, x1) = (
@@ -141,10 +139,7 @@ class _Axis:
 def _places(cells: Tensor, axes: Sequence[_Axis], count: int) -> Iterator[tuple[int, int]]:
     """Up to ``count`` places ``(top, left)``, each with the most of what none before it covers.
 
-    Args:
-        cells: ``(h, w)`` sums of uncertainty; overwritten.
-        axes: of the rows and of the columns.
-        count: how many.
+    ``cells`` ``(h, w)`` are sums of uncertainty, and are overwritten.
     """
     rows, columns = axes
     for _ in range(count):

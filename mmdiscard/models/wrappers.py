@@ -93,9 +93,7 @@ def adapter_class(model: Any) -> type | None:
 def run_eagerly(model: nn.Module, patches: list[MethodPatch]) -> None:
     """Let compiled parts of a model run eagerly, as compiled code does not see new hooks.
 
-    Args:
-        model: may hold modules of torch.compile, or ones compiled in place.
-        patches: gets what has to be removed to undo it.
+    ``patches`` gets what has to be removed to undo it.
     """
     before = len(patches)
     for module in list(model.modules()):

@@ -130,14 +130,11 @@ def _check_states(states: Any) -> int:
 
 
 def gain_per_cost(gain: Number, cost: Number) -> Number:
-    """Gain divided by cost, or a loss multiplied by cost; higher is better.
+    """Gain divided by cost, or a loss (negative) multiplied by cost; higher is better.
 
     Dividing a loss by its cost would rank the more expensive of two equal losses higher. So of two
-    equal gains or losses the cheaper one always ranks higher.
-
-    Args:
-        gain: improvement in any unit; negative for a loss.
-        cost: in plain forwards, at least 0 (counted as at least 1e-6).
+    equal gains or losses the cheaper one always ranks higher. Costs are at least 0, in plain
+    forwards; below 1e-6 they count as that.
     """
     cost = np.maximum(cost, LOWEST_COST)
     return np.where(gain > 0, gain / cost, gain * cost)

@@ -60,11 +60,7 @@ class EntropyCriterion(Criterion):
 
 @CRITERIA.register_module()
 class DisplacementCriterion(Criterion):
-    """Euclidean length of the displacement.
-
-    Args:
-        largest: expand far states first instead of near ones.
-    """
+    """Euclidean length of the displacement: near states first, or far ones with ``largest``."""
 
     def __init__(self, largest: bool = False) -> None:
         self.sign = -1.0 if largest else 1.0
@@ -77,11 +73,8 @@ class DisplacementCriterion(Criterion):
 class RandomCriterion(Criterion):
     """A random number in 0..1 for every image and state.
 
-    It depends only on seed, image and state, so a search chooses the same states with any batch
-    size, order of images or number of processes.
-
-    Args:
-        seed: any whole number.
+    It depends only on seed (any whole number), image and state, so a search chooses the same states
+    with any batch size, order of images or number of processes.
     """
 
     def __init__(self, seed: int = 0) -> None:

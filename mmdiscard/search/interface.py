@@ -65,10 +65,8 @@ SearchRounds = Generator[Rows, Feedback, None]
 class Search:
     """Chooses the states of every image. Subclasses implement `rounds` and `most_states`.
 
-    A search yields `Rows` and is sent `Feedback`; it ends when its budget is spent.
-
-    Args:
-        gate: config of a gate, which ends the search of confident images early; None for none.
+    A search yields `Rows` and is sent `Feedback`; it ends when its budget is spent. ``gate`` is the
+    config of a gate, which ends the search of confident images early.
     """
 
     #: the `Criterion` that scores rows; None for a search that needs no scores
@@ -97,11 +95,9 @@ class Search:
         return False
 
     def prepare(self, space: StateSpace, fingerprint: Fingerprint | None = None) -> None:
-        """Check the search against the model. Subclasses begin with this.
+        """Check the search against the searched groups, and its files against the model.
 
-        Args:
-            space: the states of the searched groups.
-            fingerprint: of the model, to check files against; None for no check.
+        Subclasses begin with this. Without a fingerprint, files are not checked.
 
         Raises:
             MMDiscardError: if budget, states or files do not fit the model.

@@ -50,9 +50,7 @@ class KnownStates(Search):
     def states_in(self, space: StateSpace, prices: Prices | None = None) -> Tensor:
         """The states, ``(B, G)``; the default state comes first if it is one of them.
 
-        Args:
-            space: the states of the searched groups.
-            prices: of the states; None if not known yet, then a budget in cost is ignored.
+        A budget in cost is ignored where the prices are not known yet.
         """
         raise NotImplementedError
 

@@ -17,11 +17,8 @@ class JointSearch:
 
     Views are taken in the order of the pipeline. To take the next view is a further decision of the
     search tree: it costs a plain forward, and has the score of the default state of the last view
-    that was taken. See `SearchTrees`.
-
-    Args:
-        search: its criterion and order are used; its budget, gate and ``per_cost`` are not.
-        cost: plain forwards per image, over all views and states.
+    that was taken. See `SearchTrees`. Criterion and order are those of ``search``; its budget, gate
+    and ``per_cost`` are not used. ``cost`` is in plain forwards per image.
     """
 
     def __init__(self, search: GreedySearch, cost: float) -> None:

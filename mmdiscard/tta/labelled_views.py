@@ -103,14 +103,9 @@ def pixel_rows(
 
 
 def row_reader(model: nn.Module, pixels: int) -> tuple[ReadRows, int]:
-    """Function that reads the rows of a model's outputs.
+    """Function that reads the rows of a model's outputs, and the number of rows per image.
 
-    Args:
-        model: a classifier or segmentor.
-        pixels: number of pixels that are kept of each segmented image.
-
-    Returns:
-        The function, and the number of rows per image.
+    ``pixels`` are kept of each segmented image.
 
     Raises:
         MMDiscardError: if the model decides every class on its own (multi-label).

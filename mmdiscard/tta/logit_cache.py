@@ -44,11 +44,7 @@ class LogitCache:
             shutil.rmtree(self.folder)
 
     def begin(self, views: Sequence[str], classes: int) -> None:
-        """Create the arrays, unless they exist.
-
-        Args:
-            views: names of the views.
-            classes: number of logits in each row.
+        """Create the arrays for the logits of ``classes`` in these views, unless they exist.
 
         Raises:
             MMDiscardError: if they exist with other views or classes.

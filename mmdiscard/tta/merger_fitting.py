@@ -53,12 +53,8 @@ class FitRequest:
 def fit(cfg: Config, request: FitRequest) -> dict[str, Path]:
     """Predict the views of labelled images, fit mergers to the logits and write their files.
 
-    Args:
-        cfg: the config; changed in place.
-        request: which mergers and images.
-
     Returns:
-        The file of each merger.
+        The file of each merger. ``cfg`` was changed in place.
 
     Raises:
         MMDiscardError: if config, weights or settings are not valid; before the model is built

@@ -13,15 +13,11 @@ HELD_OUT = 5  # every fifth row is held out to choose the epoch
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Temperature that calibrates logits ``(N, K)``, by maximum likelihood.
+    """Temperature that calibrates logits ``(N, K)`` of labels ``(N,)``, by maximum likelihood.
 
     As the official code does it: 50 steps of LBFGS with learning rate 0.01, from 1, which do not
     reach an optimum that lies far from 1. If they end at a negative number or a lower likelihood
     than they began with, the optimum itself is returned.
-
-    Args:
-        logits: ``(N, K)``.
-        labels: ``(N,)`` long.
     """
     temperature = torch.ones((), requires_grad=True)
     _minimize([temperature], lambda: F.cross_entropy(logits / temperature, labels), lr=0.01)

@@ -55,8 +55,7 @@ class Merging:
 class Merger:
     """Merges views. Subclasses implement `weight`, or `begin` if they are no weighted mean.
 
-    Args:
-        on: what is merged, ``'probabilities'`` (as MM does) or ``'logits'``.
+    ``on`` says what is merged: ``'probabilities'`` (as MM does) or ``'logits'``.
 
     Raises:
         MMDiscardError: if ``on`` is neither.
@@ -75,11 +74,7 @@ class Merger:
         self.on = on
 
     def prepare(self, names: Sequence[str], independent_classes: bool = False) -> None:
-        """Check the merger against the pipeline and the model. Subclasses call this first.
-
-        Args:
-            names: of the views of the pipeline, in its order.
-            independent_classes: whether the model decides every class on its own.
+        """Check the merger against views and model. Subclasses call this first.
 
         Raises:
             MMDiscardError: if the merger was fitted to other views, or needs exclusive classes.
@@ -166,8 +161,7 @@ class EntropyMerger(Merger):
 class MaxMerger(Merger):
     """At every position, the values of the view with the largest value of any class.
 
-    Args:
-        on: see `Merger`; the paper's comparison uses logits.
+    ``on``: see `Merger`; the paper's comparison uses logits.
     """
 
     def __init__(self, on: str = 'logits') -> None:
@@ -215,11 +209,10 @@ class _Maximum(Merging):
 
 
 def confidence(probabilities: Tensor, independent: bool = False) -> Tensor:
-    """``1 - H / log K`` of ``(K, ...)``, above 0.
+    """``1 - H / log K`` of probabilities ``(K, ...)``, above 0.
 
-    Args:
-        probabilities: ``(K, ...)``; a single channel is a binary decision.
-        independent: whether every class is a binary decision; then the mean over classes.
+    A single channel is a binary decision, and so is each of ``independent`` classes: then the mean
+    over classes.
     """
     probabilities = probabilities.float()
     outcomes = 2 if independent or len(probabilities) == 1 else len(probabilities)

@@ -94,10 +94,7 @@ class DiscardTTA(BaseTTAModel):
         return merged
 
     def views(self, data: Any) -> Iterator[tuple[int, list[ViewOutput | None]]]:
-        """Predict the views that the merger uses, one at a time.
-
-        Args:
-            data: a batch as MM collates it.
+        """Predict the views that the merger uses, one at a time, of a batch as MM collates it.
 
         Yields:
             The position of a view and its output for every image. With ``joint`` it is None for

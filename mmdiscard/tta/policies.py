@@ -36,10 +36,7 @@ class View:
 
 
 class Policy:
-    """A list of views. Subclasses implement `all_views`.
-
-    Args:
-        budget: number of views, the first ones; None for all.
+    """A list of views, the first ``budget`` of `all_views`, which subclasses implement.
 
     Raises:
         MMDiscardError: if the budget is not a whole number of at least 1.
@@ -54,18 +51,11 @@ class Policy:
         self.budget = budget
 
     def all_views(self, dense: bool) -> list[View]:
-        """All views, those closest to the original image first.
-
-        Args:
-            dense: whether the model is a segmentor.
-        """
+        """All views, for a segmentor if ``dense``; those closest to the original image first."""
         raise NotImplementedError
 
     def views(self, dense: bool = False) -> list[View]:
-        """The first ``budget`` views.
-
-        Args:
-            dense: whether the model is a segmentor, which only takes views that can be undone.
+        """The first ``budget`` views; for a segmentor (``dense``) of those that can be undone.
 
         Raises:
             MMDiscardError: if there are fewer.

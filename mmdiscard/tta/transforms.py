@@ -86,8 +86,7 @@ class CornerCrop(BaseTransform):
 class Zoom(BaseTransform):
     """Cut a margin off every side and resize to the original size.
 
-    Args:
-        margin: as a fraction of the shorter side, in 0..0.5.
+    ``margin`` is a fraction of the shorter side, in 0..0.5.
     """
 
     def __init__(self, margin: float) -> None:

@@ -9,14 +9,11 @@ from .view_output import ViewOutput
 
 
 class ViewDisagreement:
-    """Disagreement of views and states of one image, in bits.
+    """Disagreement of views and states of one image, in bits; see `Disagreement`.
 
     The Jensen-Shannon divergence of the views, plus the mean over views of that of their states.
     Where states are averaged as probabilities, this sum is the divergence of all pairs of a view
     and a state.
-
-    Args:
-        independent: see `Disagreement`.
     """
 
     def __init__(self, independent: bool = False) -> None:

@@ -35,10 +35,9 @@ class Measure:
         return self.own + 2 + 2 * BINS
 
     def of(self, views: Sequence[Any]) -> np.ndarray:
-        """Numbers ``(D,)`` of an image whose prediction is the mean over views.
+        """Numbers ``(D,)`` of an image whose prediction is the mean over its views.
 
-        Args:
-            views: data samples of the views, with predictions, as MM made them.
+        ``views`` are data samples with predictions, as MM made them.
 
         Raises:
             MMDiscardError: if the image has no label that the metric could use.
@@ -158,9 +157,7 @@ class MeanIoU(Measure):
 def measure_of(model: nn.Module, cfg: Config) -> Measure:
     """The metric that procedures are compared by.
 
-    Args:
-        model: classifier or segmentor, wrapped or not.
-        cfg: of a test; its evaluator may name the label that is ignored.
+    The evaluator of the config may name the label that is ignored.
 
     Raises:
         MMDiscardError: if the model decides every class on its own (multi-label).

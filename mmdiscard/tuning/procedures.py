@@ -39,11 +39,7 @@ class Procedure:
         return ' + '.join(parts) or PLAIN
 
     def predicted_cost(self, costs: Mapping[str, float]) -> float:
-        """In plain forwards of multiply-accumulates.
-
-        Args:
-            costs: of one view at the config's size, by name of a setting of states.
-        """
+        """In plain forwards of multiply-accumulates, by the costs of one view with each states."""
         return costs[self.states] * sum(size**2 for size, _ in self.views)
 
 

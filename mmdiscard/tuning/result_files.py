@@ -50,12 +50,7 @@ class ResultFiles:
         return found
 
     def append(self, images: Sequence[int], results: Sequence[ImageResult]) -> None:
-        """Add finished images.
-
-        Args:
-            images: their positions.
-            results: of the same images.
-        """
+        """Add the results of finished images, by position."""
         lines = [
             dict(
                 image=image,

@@ -109,9 +109,7 @@ def window_settings(model: nn.Module, cost: float, flip: bool) -> list[StateSett
 def prepare_models(model: nn.Module, settings: Sequence[StateSetting]) -> dict[str, PreparedModel]:
     """Models by name of a setting, the plain one first; settings of equal states only once.
 
-    Args:
-        model: plain; it stays so.
-        settings: to be attached.
+    Each is attached to a copy of the model, which stays plain.
 
     Raises:
         MMDiscardError: names the setting that does not fit the model, unless it is optional.

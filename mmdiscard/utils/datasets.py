@@ -18,9 +18,8 @@ MIXING = ('MultiImageMixDataset',)
 def innermost_datasets(dataset: Any) -> list[Any]:
     """The data sets that read images, inside wrappers such as ``ConcatDataset``; in order.
 
-    Args:
-        dataset: a data set or its config. Of a config the innermost ones are returned themselves,
-            not copies, so that their settings can be changed.
+    Takes a data set or its config; of a config the innermost ones are returned themselves, not
+    copies, so that their settings can be changed.
     """
     several, one = _inner(dataset, 'datasets'), _inner(dataset, 'dataset')
     if several is not None:
@@ -29,11 +28,9 @@ def innermost_datasets(dataset: Any) -> list[Any]:
 
 
 def without_wrappers(dataset: Mapping[str, Any], types: Sequence[str]) -> ConfigDict:
-    """Copy of a data set's config in which some wrappers are replaced by what they wrap.
+    """Copy of a data set's config in which wrappers of some types are replaced by what they wrap.
 
-    Args:
-        dataset: the config.
-        types: names of the wrappers, such as `REPEATING`; all others stay.
+    ``types`` are names such as `REPEATING`; all other wrappers stay.
     """
     if type_name(dataset) in types:
         return without_wrappers(dataset['dataset'], types)

@@ -14,9 +14,7 @@ LINE_BREAK = re.compile(r',\n\s+')
 def write_atomically(path: str | PathLike, write: Callable[[Path], Any]) -> None:
     """Write a file through a temporary one beside it, so that it is complete or absent.
 
-    Args:
-        path: the file; its folder is made where it is missing.
-        write: called with the temporary path; writes the content there.
+    ``write`` is called with the temporary path. The folder is made where it is missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
