@@ -43,28 +43,22 @@ def installed_version(package: str) -> str | None:
     """
     if package in sys.modules:
         return getattr(sys.modules[package], '__version__', None)
-    for name in PACKAGES[package][1]:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+    return next(filter(None, map(_metadata_version, PACKAGES[package][1])), None)
 
 
 def install_hint() -> str:
     """The command that installs all MM packages, of the distribution that is there already."""
-    names = {name for _, names in PACKAGES.values() for name in names if _has_metadata(name)}
+    names = {name for _, names in PACKAGES.values() for name in names if _metadata_version(name)}
     if not names:
         return f"{ONEDL} or, for OpenMMLab's own releases, {OPENMMLAB}"
     return ONEDL if any(name.startswith('onedl-') for name in names) else OPENMMLAB
 
 
-def _has_metadata(distribution: str) -> bool:
+def _metadata_version(distribution: str) -> str | None:
     try:
-        metadata.version(distribution)
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -125,7 +119,7 @@ def map_scopes_to_installed_names() -> None:
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE['mmdiscard'] = 'mmdiscard.version'
-    if not _has_metadata(MODULE2PACKAGE['mmseg']) and is_importable('mmseg'):
+    if not _metadata_version(MODULE2PACKAGE['mmseg']) and is_importable('mmseg'):
         MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 

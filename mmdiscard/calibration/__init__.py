@@ -2,7 +2,7 @@
 
 from .calibrate import CalibrationRequest, calibrate
 from .candidates import ExternalStates, merged_with_each
-from .forward_selection import ForwardSelection, Step
+from .forward_selection import ForwardSelection
 from .gate_traces import GateTraces, RecordedSearch
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     'ForwardSelection',
     'GateTraces',
     'RecordedSearch',
-    'Step',
     'calibrate',
     'merged_with_each',
 ]

@@ -115,18 +115,10 @@ def _load(model: nn.Module, checkpoint: Mapping[str, Any]) -> tuple[list[str], d
     missing: list[str] = []
     errors: list[str] = []
 
-    def keep_report(
-        state_dict: Any,
-        prefix: str,
-        metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def keep_report(*given: Any) -> None:
         # The lists that every module below adds to, and that hooks change in place.
         nonlocal missing, errors
-        missing, errors = missing_keys, error_msgs
+        _, _, _, _, missing, _unexpected, errors = given
 
     handle = model._register_load_state_dict_pre_hook(keep_report)
     try:

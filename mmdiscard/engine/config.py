@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 
 from .. import compat
 from ..errors import MissingPackageError, MMDiscardError
-from ..utils import innermost_datasets
+from ..utils import innermost_datasets, type_name
 from .checkpoint import is_local
 from .launcher import on_cpu
 
@@ -109,11 +109,8 @@ def _similar(package: str, name: str, configs: Path) -> str:
     names = [file.relative_to(configs).as_posix() for file in configs.glob('*/*.py')]
     by_file = {Path(one).name: one for one in names}
     near = get_close_matches(Path(name).with_suffix('.py').name, by_file, n=2, cutoff=0.8)
-    return (
-        '; similar names: ' + ', '.join(f'{package}::{by_file[one]}' for one in near)
-        if near
-        else ''
-    )
+    listed = ', '.join(f'{package}::{by_file[one]}' for one in near)
+    return listed and f'; similar names: {listed}'
 
 
 def package_of(cfg: Config, path: str) -> str:
@@ -181,11 +178,8 @@ def is_discard_type(config: dict) -> bool:
 
 def search_hook_of(cfg: Config) -> ConfigDict | None:
     """The config's `SubsamplingSearchHook`, to be read or changed; None if it has none."""
-    for hook in cfg.get('custom_hooks') or []:
-        kind = hook.get('type')
-        if getattr(kind, '__name__', str(kind)).endswith('SubsamplingSearchHook'):
-            return hook
-    return None
+    hooks = cfg.get('custom_hooks') or []
+    return next((h for h in hooks if type_name(h).endswith('SubsamplingSearchHook')), None)
 
 
 def asks_uncertainty(cfg: Config) -> bool:

@@ -121,7 +121,8 @@ class SubsamplingSearchHook(Hook):
             new = [_record(sample, i, self._results) for i, sample in enumerate(outputs or ())]
             self._records += new
             if self.dump:
-                _append_lines(_incomplete(runner, self.dump), new)
+                with open(_incomplete(runner, self.dump), 'a', encoding='utf-8') as file:
+                    file.write(_lines(new))
             if self.uncertainty_dir:
                 for sample in outputs or ():
                     write_maps(sample, self.uncertainty_dir)
@@ -222,11 +223,6 @@ def _record(sample: Any, index: int, results: Sequence[SearchResult]) -> dict:
 
 def _incomplete(runner: Runner, dump: str) -> Path:
     return Path(runner.log_dir) / f'{dump}.rank{get_rank()}.incomplete'
-
-
-def _append_lines(path: Path, records: Sequence[dict]) -> None:
-    with open(path, 'a', encoding='utf-8') as file:
-        file.write(_lines(records))
 
 
 def _lines(records: Sequence[dict]) -> str:

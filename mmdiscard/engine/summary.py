@@ -34,13 +34,8 @@ def describe(
     lines = ['mmdiscard summary', f'  groups searched: {"; ".join(map(_group, groups))}']
     lines += _unused(records, passes)
     if passes:
-        states, cost, bound = (
-            sum(values) / len(passes)
-            for values in zip(
-                *((len(entry['states']), entry['cost'], entry['bound']) for entry in passes),
-                strict=True,
-            )
-        )
+        states = fmean(len(entry['states']) for entry in passes)
+        cost, bound = (fmean(entry[key] for entry in passes) for key in ('cost', 'bound'))
         lines += [
             f'  images: {len(records)}, forward passes without mmdiscard: {len(passes)}',
             f'  states per image: {states:.2f} on average{_distribution(passes)}',

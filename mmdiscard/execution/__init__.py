@@ -2,7 +2,7 @@
 
 from .cost_model import CostModel, measure_cost
 from .memory_limits import DEFAULT_CACHE_BYTES, MemoryLimits
-from .prefix_executor import PrefixExecutor, PrefixRun
+from .prefix_executor import PrefixExecutor
 from .reentry import ReentryPoints, find_reentry_points
 from .reference_executor import BackboneOutputs, Levels, ReferenceExecutor
 
@@ -13,7 +13,6 @@ __all__ = [
     'Levels',
     'MemoryLimits',
     'PrefixExecutor',
-    'PrefixRun',
     'ReentryPoints',
     'ReferenceExecutor',
     'find_reentry_points',

@@ -166,8 +166,7 @@ class PrefixRun:
             if job.spot(entry) in self._cache:
                 able.append(job)
             else:
-                columns = range(entry)
-                known = [column for column in columns if job.spot(column) in self._cache]
+                known = [column for column in range(entry) if job.spot(column) in self._cache]
                 ready[max(known, default=START)].append(job)
         return able
 

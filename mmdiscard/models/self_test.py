@@ -21,7 +21,7 @@ from ..errors import UnsearchableModelError
 from ..execution import BackboneOutputs, Levels
 from ..search import FixedStates, Rows
 from ..subsampling.backbone import deepest
-from .adapters import ModelAdapter, Predict
+from .adapters import ModelAdapter
 from .batch_inference import BatchInference
 from .pipeline import Pipeline
 
@@ -119,7 +119,8 @@ class SelfTest:
             return batch.logits()
 
         self.adapter.changes_images = True
-        found = self._found(predict)
+        with self.adapter.route(predict):
+            found = self._predict(self._small)
         self.adapter.changes_images = changed
         if not entered:
             raise UnsearchableModelError(
@@ -139,10 +140,6 @@ class SelfTest:
                 f'changes its logits before `{self.adapter.entry_name}` returns them. Let '
                 f'`{self.adapter.entry_name}` return the logits of the head alone'
             )
-
-    def _found(self, predict: Predict) -> list[Tensor]:
-        with self.adapter.route(predict):
-            return self._predict(self._small)
 
     # -------------------------------------------------------------------------- assumptions 2, 3
     def _check_states(self, pipeline: Pipeline) -> None:
@@ -190,7 +187,10 @@ class SelfTest:
         found = {IN_LEVEL: ratio(displaced[level], expected[level], default[level])}
         if pipeline.aggregator.alignment.in_output_space:
             rows = Rows(torch.zeros(1, dtype=torch.long), state)
-            aligned = self._aligned(pipeline, BackboneOutputs(rows, image, displaced))
+            _seed()
+            # Its levels are brought together, its logits not moved back.
+            batch = BatchInference(pipeline, self._noise)
+            aligned = batch.outputs(BackboneOutputs(rows, image, displaced)).logits
             found[BEHIND_HEAD] = ratio(aligned, logits, self._head(default, self._noise))
         return found
 
@@ -227,11 +227,6 @@ class SelfTest:
         if share == 1.0 and image.shape == traced.shape and image.dtype == traced.dtype:
             return traced
         return noise(image.shape, share).to(image)
-
-    def _aligned(self, pipeline: Pipeline, computed: BackboneOutputs) -> Tensor:
-        """Logits of a displaced state, its levels brought together, before they are moved back."""
-        _seed()
-        return BatchInference(pipeline, self._noise).outputs(computed).logits
 
 
 def noise(shape: tuple[int, ...], share: float) -> Tensor:

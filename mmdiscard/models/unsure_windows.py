@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import MMDiscardError
 from ..utils import is_number, is_whole
-from .windows import Grid, Size, Windows, choose_windows
+from .windows import Size, Windows, choose_windows
 
 UNSURE = 'unsure'
 DEFAULT_SHARE = 0.4  # holds most of the gain on real models, see docs/unsure-regions.md
@@ -160,7 +160,7 @@ class UnsureWindows:
                 for side, whole in zip(own, frame, strict=True)
             )
             counts.append(self.number(alone, size))
-        return choose_windows(uncertainty, valid, counts, Grid(size, self.halo, step))
+        return choose_windows(uncertainty, valid, counts, size, self.halo, step)
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:

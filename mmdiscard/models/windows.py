@@ -80,23 +80,13 @@ def kept_part(start: int, size: int, length: int, halo: int) -> tuple[int, int]:
     return start + halo * (start > 0), stop - halo * (stop < length)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Size of windows and where they may lie.
-
-    Attributes:
-        size: ``(h, w)`` in pixels.
-        halo: see `Windows`.
-        step: windows begin at multiples of it; those at the far border end there.
-    """
-
-    size: Size
-    halo: int
-    step: Size
-
-
 def choose_windows(
-    uncertainty: Tensor, valid: Sequence[Size], counts: Sequence[int], grid: Grid
+    uncertainty: Tensor,
+    valid: Sequence[Size],
+    counts: Sequence[int],
+    size: Size,
+    halo: int,
+    step: Size,
 ) -> Windows:
     """Choose windows for every image by itself.
 
@@ -107,17 +97,19 @@ def choose_windows(
         uncertainty: ``(N, H, W)``, at least 0.
         valid: ``(H, W)`` of every image without padding.
         counts: how many windows every image gets, fewer where nothing else is uncertain.
-        grid: of the windows.
+        size: ``(h, w)`` of the windows.
+        halo: see `Windows`.
+        step: windows begin at multiples of it; those at the far border end there.
     """
     frame = tuple(uncertainty.shape[1:])
-    axes = [_Axis(*lengths, grid.halo) for lengths in zip(frame, grid.size, grid.step, strict=True)]
+    axes = [_Axis(*lengths, halo) for lengths in zip(frame, size, step, strict=True)]
     cells = _sums(uncertainty.detach(), valid, (axes[0].unit, axes[1].unit)).cpu().double()
     boxes = [
         (image, top, left)
         for image, own in enumerate(cells)
         for top, left in _places(own, axes, counts[image])
     ]
-    return Windows(tuple(boxes), grid.size, grid.halo, frame)
+    return Windows(tuple(boxes), size, halo, frame)
 
 
 class _Axis:

@@ -1,14 +1,12 @@
 """Choose views and states for a model: procedures are measured on labelled images."""
 
-from .evaluation import ImageResult, evaluate_procedures
-from .gains import Gain, bootstrap
+from .evaluation import evaluate_procedures
+from .gains import bootstrap
 from .measures import Measure, measure_of
 from .procedures import PLAIN, Procedure, candidates
 
 __all__ = [
     'PLAIN',
-    'Gain',
-    'ImageResult',
     'Measure',
     'Procedure',
     'bootstrap',

@@ -64,17 +64,9 @@ def spread_settings(
         counts: numbers of states.
         optional: see `StateSetting`.
     """
-    aggregator = auto_settings.aggregator(adapter_class(unwrap(model)).dense)
+    dense = adapter_class(unwrap(model)).dense
     return [
-        StateSetting(
-            f'{count} states of {_text(which)}',
-            dict(
-                subsampling=dict(groups=which),
-                search=dict(type='SpreadStates', budget=count),
-                aggregator=aggregator,
-            ),
-            optional,
-        )
+        StateSetting(f'{count} states of {_text(which)}', _options(which, count, dense), optional)
         for which in groups
         for count in counts
     ]
@@ -94,16 +86,20 @@ def window_settings(model: nn.Module, cost: float, flip: bool) -> list[StateSett
     return [
         StateSetting(
             f'{what} in unsure windows',
-            dict(
-                subsampling=dict(groups='auto'),
-                search=dict(type='SpreadStates', budget=count),
-                aggregator=auto_settings.aggregator(dense=True),
-                where=dict(cost=cost, flip=mirrored),
-            ),
+            _options('auto', count, dense=True) | dict(where=dict(cost=cost, flip=mirrored)),
             optional=True,
         )
         for what, count, mirrored in kinds[: 3 if flip else 1]
     ]
+
+
+def _options(groups: Groups, count: int, dense: bool) -> dict[str, Any]:
+    """Spread states of groups, their logits averaged."""
+    return dict(
+        subsampling=dict(groups=groups),
+        search=dict(type='SpreadStates', budget=count),
+        aggregator=auto_settings.aggregator(dense),
+    )
 
 
 def prepare_models(model: nn.Module, settings: Sequence[StateSetting]) -> dict[str, PreparedModel]:

@@ -1,7 +1,6 @@
 """Helpers that several parts share: files, data sets, configs, progress."""
 
-from .config_types import type_name
-from .datasets import MIXING, REPEATING, draw, innermost_datasets, without_wrappers
+from .datasets import MIXING, REPEATING, draw, innermost_datasets, type_name, without_wrappers
 from .io import as_json, read_json, write_atomically, write_json, write_text
 from .json_format import JsonFormat
 from .number_checks import is_number, is_whole

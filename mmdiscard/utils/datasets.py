@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 from mmengine.config import ConfigDict
 
-from .config_types import type_name
-
 #: wrappers that give images more than once
 REPEATING = ('RepeatDataset', 'ClassBalancedDataset')
 #: wrappers that mix several images, by a pipeline of their own
 MIXING = ('MultiImageMixDataset',)
+
+
+def type_name(config: Mapping[str, Any]) -> str:
+    """Name of the class that a config describes by name or as a class, without scope or module."""
+    kind = config.get('type')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
 
 
 def innermost_datasets(dataset: Any) -> list[Any]:
