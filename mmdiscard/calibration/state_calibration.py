@@ -9,8 +9,8 @@ import torch
 from mmengine.dist import all_gather, broadcast_object_list, is_main_process
 from torch.utils.data import DataLoader
 
-from ..engine.load_runner import preprocessed
 from ..models import Ensemble
+from ..models.views import preprocess
 from ..search import write_states
 from ..utils import Progress, as_json, read_json, report, write_json
 from .candidates import merged_with_each
@@ -81,8 +81,8 @@ class StateCalibration:
         sums = torch.zeros(len(candidates), 2, dtype=torch.float64)
         what = f'state {len(chosen) + 1}, {len(candidates)} candidates: batch'
         progress = Progress(len(self.loader), what)
-        for images, samples in preprocessed(model, self.loader):
-            for part in self.labels.passes(images, samples):
+        for batch in self.loader:
+            for part in self.labels.passes(*preprocess(model, batch)):
                 merged = merged_with_each(
                     self.ensemble, part.images, part.context, chosen, candidates
                 )

@@ -1,15 +1,13 @@
 """Load the model of a config with its weights, to be used outside of a test loop."""
 
 import zlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
 from ..errors import MMDiscardError
 from ..models import unwrap
@@ -81,13 +79,6 @@ def load_runner(cfg: Config, checkpoint: str) -> Runner:
     runner.call_hook('before_test')  # such as averaged weights that take the others' place
     runner.model.eval()
     return runner
-
-
-def preprocessed(model: nn.Module, loader: DataLoader) -> Iterator[tuple[Tensor, Sequence[Any]]]:
-    """Batches as the model's own test step sees them: images ``(N, 3, H, W)`` and samples."""
-    for batch in loader:
-        data = model.data_preprocessor(batch, False)
-        yield data['inputs'], data['data_samples']
 
 
 @torch.no_grad()

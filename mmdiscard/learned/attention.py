@@ -58,14 +58,9 @@ class StateAttention(nn.Module):
     def received(
         self, features: Tensor, positions: Tensor, present: Tensor | None = None
     ) -> Tensor:
-        """Attention ``(N, P)`` that each state receives: the mean over queries and locations.
+        """See `forward`: attention ``(N, P)`` that each state receives, over queries and locations.
 
-        It sums to 1 over states.
-
-        Args:
-            features: see `forward`.
-            positions: see `forward`.
-            present: see `forward`.
+        It is a mean, and sums to 1 over states.
         """
         return self._received(_flat(features), self.embed(positions), present).mean(2)
 
@@ -101,19 +96,12 @@ def _received_in_part(query: Tensor, key: Tensor, present: Tensor | None) -> Ten
 
 def _mean_over_queries(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
     """Attention that states receive, ``(N, P, L)``."""
-    attention = _attention(query, key, present)
+    logits = query[:, :, None] * key[:, None]  # (N, P, P, L)
     if present is None:
-        return attention.mean(1)
+        return logits.softmax(2).mean(1)
+    logits = logits.masked_fill(~present[:, None, :, None], -torch.inf)
     count = present.sum(1)[:, None, None]
-    return (attention * present[:, :, None, None]).sum(1) / count
-
-
-def _attention(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
-    """``(N, P, P, L)``, softmax over the states that are present."""
-    logits = query[:, :, None] * key[:, None]
-    if present is not None:
-        logits = logits.masked_fill(~present[:, None, :, None], -torch.inf)
-    return logits.softmax(2)
+    return (logits.softmax(2) * present[:, :, None, None]).sum(1) / count
 
 
 def _flat(features: Tensor) -> Tensor:

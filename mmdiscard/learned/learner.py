@@ -90,13 +90,7 @@ class AggregatorLearner(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: Sequence[Any] | None = None, mode: str = 'tensor'
     ) -> Any:
-        """Losses (``'loss'``), MM's predictions (``'predict'``) or merged logits (``'tensor'``).
-
-        Args:
-            inputs: ``(N, 3, H, W)``, preprocessed.
-            data_samples: see `BaseModel.forward` of MMEngine.
-            mode: see `BaseModel.forward` of MMEngine.
-        """
+        """See MMEngine's `BaseModel.forward`; in the mode ``'tensor'`` merged logits."""
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         self._use(self.test_search)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.logging import print_log
+from torch.utils.data import Subset
 
 from ..errors import MMDiscardError
 from ..registry import DATASETS
@@ -11,7 +12,7 @@ from ..utils import draw, is_whole
 
 
 @DATASETS.register_module()
-class SeededSubset:
+class SeededSubset(Subset):
     """Random images of another data set, the same ones for the same seed.
 
     The other data set may be a wrapper such as ``ConcatDataset``.
@@ -44,7 +45,7 @@ class SeededSubset:
             )
         if size > count:
             print_log(f'mmdiscard: the training set has {count} images, all are used', 'current')
-        self.indices = draw(count, size, seed)
+        super().__init__(self.dataset, draw(count, size, seed))
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -55,9 +56,3 @@ class SeededSubset:
         """Load the annotations of a data set that was built with ``lazy_init=True``."""
         if hasattr(self.dataset, 'full_init'):
             self.dataset.full_init()
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[self.indices[index]]

@@ -3,17 +3,17 @@
 import copy
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..aggregation import RowOutputs
 from ..execution import BackboneOutputs, Levels
 from ..search import Feedback, Rows, SearchRounds, Signals, next_round
 from .pipeline import Pipeline
-from .results import SearchResult, search_result
+from .results import SearchResult
 
 
 class BatchInference:
@@ -117,10 +117,29 @@ class BatchInference:
         )
 
     def result(self) -> SearchResult:
-        """Result of the search for this batch."""
-        size = tuple(self.images.shape[2:])
-        found = search_result(self._asked, self._answers, self.costs, self.pipeline.prices, size)
-        return replace(found, weight=self.weight, disagreement=self.disagreement)
+        """Result of the search for this batch: what all rounds asked for, by image."""
+        images = torch.cat([rows.images for rows in self._asked])
+        by_image = images.argsort(stable=True)
+        counts = images.bincount(minlength=len(self.images))
+
+        def sorted_out(values: list[Tensor], rest: float) -> Tensor:
+            own = torch.cat(values)[by_image].split(counts.tolist())
+            return pad_sequence(own, batch_first=True, padding_value=rest)
+
+        states = sorted_out([rows.states for rows in self._asked], -1)
+        known = [answer.scores for answer in self._answers if answer.scores is not None]
+        sets = [tuple(map(tuple, own[:n].tolist())) for own, n in zip(states, counts, strict=True)]
+        bounds = {own: self.pipeline.prices.of(own) for own in set(sets)}
+        return SearchResult(
+            states=states,
+            scores=sorted_out(known, float('nan')) if len(known) == len(self._asked) else None,
+            counts=counts,
+            costs=self.costs,
+            bounds=torch.tensor([bounds[own] for own in sets], dtype=torch.float64),
+            size=tuple(self.images.shape[2:]),
+            weight=self.weight,
+            disagreement=self.disagreement,
+        )
 
     def _converse(self, rounds: SearchRounds, answer: Callable[[Rows], Feedback]) -> None:
         rows = next(rounds)

@@ -119,13 +119,7 @@ class Pipeline:
         return Disagreement(num_images, self.adapter.independent_classes)
 
     def outputs(self, computed: BackboneOutputs, head: Head, mirrored: bool = False) -> RowOutputs:
-        """Aligned levels, logits and entropy of computed rows.
-
-        Args:
-            computed: the rows.
-            head: see `RowOutputs`.
-            mirrored: see `RowOutputs`.
-        """
+        """See `RowOutputs`: outputs of computed rows, their logits made by ``head``."""
         return RowOutputs(
             computed,
             head,

@@ -1,13 +1,8 @@
 """Results that an ensemble reports besides its predictions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-
-from ..search import Feedback, Prices, Rows
 
 
 @dataclass(frozen=True)
@@ -64,41 +59,3 @@ class StateOutputs:
 
     features: tuple[Tensor, ...]
     logits: Tensor
-
-
-def search_result(
-    asked: Sequence[Rows],
-    answers: Sequence[Feedback],
-    costs: Tensor,
-    prices: Prices,
-    size: tuple[int, int],
-) -> SearchResult:
-    """Sort the states requested in several rounds by image.
-
-    Args:
-        asked: rows of every round.
-        answers: what the search was told of them.
-        costs: ``(N,)`` in plain forwards.
-        prices: of states, for the bound.
-        size: of the images.
-    """
-    images = torch.cat([rows.images for rows in asked])
-    by_image = images.argsort(stable=True)
-    counts = images.bincount(minlength=len(costs))
-
-    def sorted_out(values: Sequence[Tensor], rest: float) -> Tensor:
-        own = torch.cat(list(values))[by_image].split(counts.tolist())
-        return pad_sequence(own, batch_first=True, padding_value=rest)
-
-    states = sorted_out([rows.states for rows in asked], -1)
-    known = [answer.scores for answer in answers if answer.scores is not None]
-    sets = [tuple(map(tuple, own[:n].tolist())) for own, n in zip(states, counts, strict=True)]
-    bounds = {own: prices.of(own) for own in set(sets)}
-    return SearchResult(
-        states=states,
-        scores=sorted_out(known, float('nan')) if len(known) == len(asked) else None,
-        counts=counts,
-        costs=costs,
-        bounds=torch.tensor([bounds[own] for own in sets], dtype=torch.float64),
-        size=size,
-    )

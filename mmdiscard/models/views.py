@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ..errors import MMDiscardError
 
@@ -36,6 +37,12 @@ def _name(index: int, sample: Any) -> str:
 def _first_sample(view: Any) -> Any:
     samples = view.get('data_samples') if isinstance(view, dict) else view[-1]
     return samples[0] if isinstance(samples, list | tuple) and samples else None
+
+
+def preprocess(model: nn.Module, batch: Any) -> tuple[Tensor, list[Any]]:
+    """Images ``(N, C, H, W)`` and samples of a batch of one view, as `test_step` makes them."""
+    data = model.data_preprocessor(batch, False)
+    return data['inputs'], data['data_samples']
 
 
 @contextmanager

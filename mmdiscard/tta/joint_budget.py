@@ -12,7 +12,7 @@ from ..models import unwrap
 from ..models.batch_inference import BatchInference
 from ..models.ensemble import Ensemble, ensemble_of
 from ..models.results import SearchResult
-from ..models.views import errors_name_view
+from ..models.views import errors_name_view, preprocess
 from ..search import Budget, GreedySearch, next_round
 from .fitted_mergers import FittedMerger
 from .joint_search import JointSearch
@@ -158,7 +158,6 @@ class ViewLogits:
 
 
 def _batch(model: nn.Module, ensemble: Ensemble, view: Any) -> BatchInference:
-    data = unwrap(model).data_preprocessor(view, False)
-    samples = data['data_samples']
+    images, samples = preprocess(unwrap(model), view)
     context = [sample.metainfo for sample in samples] if ensemble.adapter.dense else None
-    return BatchInference(ensemble.pipeline, data['inputs'], context)
+    return BatchInference(ensemble.pipeline, images, context)

@@ -111,19 +111,10 @@ def fit_augtta(logits: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) 
 
 
 def fit_classtta(logits: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) -> dict:
-    """Fit one weight per view and class (ClassTTA: Shanmugam et al., ICCV 2021).
-
-    Args:
-        logits: ``(N, V, K)``.
-        labels: ``(N,)`` long.
-        seed: of the order of rows.
-        epochs: passes over the rows.
+    """See `fit_augtta`; fits one weight per view and class (ClassTTA: Shanmugam et al., ICCV 2021).
 
     Returns:
         ``coefficients``, V lists of K numbers of at least 0.
-
-    Raises:
-        MMDiscardError: as `check_logits`.
     """
     start = torch.full(logits.shape[1:], 1 / logits.shape[1])
 

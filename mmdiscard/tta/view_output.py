@@ -13,6 +13,7 @@ from ..errors import MMDiscardError
 from ..models.ensemble import ensemble_of
 from ..models.output_maps import in_image_frame, joined, results_of
 from ..models.uncertainty import add_maps
+from ..models.views import preprocess
 
 SMALLEST = 1e-6
 
@@ -105,18 +106,12 @@ def _head_outputs(head: nn.Module | None) -> Iterator[list[Tensor]]:
 
 # ------------------------------------------------------------------------------------- segmentors
 def read_segmentor(model: nn.Module, view: Any, weighted: bool = False) -> list[ViewOutput]:
-    """Predict one view of a batch with a segmentor of MMSegmentation; see `read_classifier`.
-
-    Args:
-        model: segmentor, attached or not.
-        view: the data batch of the view.
-        weighted: whether to return the weights of states.
-    """
+    """See `read_classifier`; predicts one view with a segmentor of MMSegmentation."""
     ensemble = ensemble_of(model) if weighted else None
     if ensemble is None or not ensemble.pipeline.weighs_confidence:
         return [_segmented(sample) for sample in model.test_step(view)]
     segmentor = ensemble.adapter.model
-    images, given = _preprocessed(segmentor, view)
+    images, given = preprocess(segmentor, view)
     metas = [sample.metainfo for sample in given]
     with results_of(ensemble) as results:
         if segmentor.out_channels > 1:
@@ -143,9 +138,3 @@ def _segmented(sample: Any) -> ViewOutput:
         return ViewOutput(sample, lambda: data.softmax(0), lambda: data)
     # Samples of a binary head with one output channel hold probabilities already.
     return ViewOutput(sample, lambda: data, lambda: data.logit(SMALLEST))
-
-
-def _preprocessed(segmentor: nn.Module, view: Any) -> tuple[Tensor, list[Any]]:
-    """Images ``(N, C, H, W)`` and their samples."""
-    data = segmentor.data_preprocessor(view, False)
-    return data['inputs'], data['data_samples']
