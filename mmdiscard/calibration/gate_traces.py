@@ -1,5 +1,6 @@
 """Cost of a search with any threshold of a gate, from one run without the gate."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -135,12 +136,10 @@ class GateTraces:
                 f'one state alone costs {least:.2f} plain forwards with this search and '
                 f'aggregator, more than the cost {cost} asked for; ask for a higher cost'
             )
-        low, high = 0, len(uncertainties) - 1  # the cost falls as the limit rises
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (
-                (low, middle) if self.cost(uncertainties[middle]) <= cost else (middle + 1, high)
-            )
+        last = len(uncertainties) - 1
+        low = bisect_left(  # the cost falls as the limit rises
+            uncertainties, True, hi=last, key=lambda limit: self.cost(limit) <= cost
+        )
         return float(uncertainties[low : low + 2].mean())
 
 

@@ -6,6 +6,7 @@ from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
 from ..models import unwrap
+from ..models.views import split_views
 
 LONGEST = 512  # pixels; strides are the same for larger images, and tracing is quicker
 MULTIPLE = 32
@@ -32,12 +33,6 @@ def size_to_trace(model: Any, loader: DataLoader) -> tuple[int, int] | None:
 
 def _first_size(model: Any, loader: DataLoader) -> tuple[int, int]:
     batch = loader.collate_fn([loader.dataset[0]])
-    batch = _first_view(batch)
-    return tuple(model.data_preprocessor(batch, False)['inputs'].shape[-2:])
-
-
-def _first_view(batch: Any) -> Any:
-    """The first of several views of test-time augmentation; a batch of one view as it is."""
     if isinstance(batch, dict) and isinstance(batch['inputs'][0], list | tuple):
-        return {key: values[0] for key, values in batch.items()}
-    return batch
+        batch = split_views(batch)[0]  # of test-time augmentation
+    return tuple(model.data_preprocessor(batch, False)['inputs'].shape[-2:])

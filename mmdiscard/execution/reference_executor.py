@@ -59,10 +59,8 @@ class ReferenceExecutor:
         limit = self.limits.rows(len(inputs))
         for start in range(0, len(rows), limit):
             part = rows[start : start + limit]
-            yield self._compute(inputs, part)
-
-    def _compute(self, inputs: Tensor, rows: Rows) -> BackboneOutputs:
-        whole_batch = torch.equal(rows.images, torch.arange(len(inputs)))
-        images = inputs if whole_batch else inputs[rows.images.to(inputs.device)]
-        with self.hooks.select(rows.states):
-            return BackboneOutputs(rows, images, self.forward(images))
+            whole_batch = torch.equal(part.images, torch.arange(len(inputs)))
+            images = inputs if whole_batch else inputs[part.images.to(inputs.device)]
+            with self.hooks.select(part.states):
+                outputs = BackboneOutputs(part, images, self.forward(images))
+            yield outputs

@@ -128,13 +128,9 @@ class Exporter:
         self.ensemble.use(FixedStates([list(state) for state in states]))
         with self._module(states) as module, quiet():
             example = self._images(TRACED_IMAGES, self.size)
-            try:
+            with self._refusal():
                 nodes = self.format.write(module, example, self._dynamic(), path)
                 graph = self.format.load(path)
-            except MMDiscardError:
-                raise
-            except Exception as error:  # exporters raise whatever they like
-                raise MMDiscardError(self._refusal(error)) from error
             difference = self._check(graph)
             image = self._images(1, self.size)
             return GraphFigures(
@@ -167,18 +163,12 @@ class Exporter:
         for count, size in batches:
             images = self._images(count, size)
             logits = self._expected(images)
-            difference = largest_difference(
-                self._output(graph, images), logits, self.request.labels
-            )
+            with self._refusal():
+                found = graph(images)
+            difference = largest_difference(found, logits, self.request.labels)
             check_difference(difference, images)
             worst = max(worst, difference)
         return worst
-
-    def _output(self, graph: Run, images: Tensor) -> Tensor:
-        try:
-            return graph(images)
-        except Exception as error:
-            raise MMDiscardError(self._refusal(error)) from error
 
     def _expected(self, images: Tensor) -> Tensor:
         """Output of the attached model."""
@@ -198,12 +188,18 @@ class Exporter:
         sides = {2: ('height', self.divisors[0]), 3: ('width', self.divisors[1])}
         return {0: ('batch', 1)} | (sides if self.request.dynamic_size else {})
 
-    def _refusal(self, error: Exception) -> str:
-        reason = next(iter(str(error).strip().splitlines()), '')
-        cure = (
-            'try without --dynamic-size' if self.request.dynamic_size else 'try the other --format'
-        )
-        return (
-            f'{type(self.ensemble.adapter.model).__name__} cannot be written as '
-            f'{self.request.format} at {self.size}: {type(error).__name__}: {reason}; {cure}'
-        )
+    @contextmanager
+    def _refusal(self) -> Iterator[None]:
+        """Turn whatever exporters and runtimes raise into an error of one line."""
+        try:
+            yield
+        except MMDiscardError:
+            raise
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), '')
+            dynamic = self.request.dynamic_size
+            cure = 'try without --dynamic-size' if dynamic else 'try the other --format'
+            raise MMDiscardError(
+                f'{type(self.ensemble.adapter.model).__name__} cannot be written as '
+                f'{self.request.format} at {self.size}: {type(error).__name__}: {reason}; {cure}'
+            ) from error

@@ -52,6 +52,14 @@ class StateBuffer:
         return parts[0]
 
 
+def rank_in_image(images: Tensor) -> Tensor:
+    """Position of each row among the rows of its image, by the images ``(M,)`` of the rows."""
+    order, counts = images.argsort(stable=True), images.bincount()
+    rank = torch.empty_like(images)
+    rank[order] = torch.arange(len(images)) - (counts.cumsum(0) - counts)[images[order]]
+    return rank
+
+
 class Layout:
     """Mapping between rows and the states of each image.
 
@@ -70,13 +78,11 @@ class Layout:
     def __init__(self, images: Tensor, states: Tensor, num_images: int) -> None:
         self.counts = images.bincount(minlength=num_images)
         most = int(self.counts.max())
-        order = images.argsort(stable=True)
-        place = torch.arange(len(images)) - (self.counts.cumsum(0) - self.counts)[images[order]]
+        rank = rank_in_image(images)
         self._row = torch.zeros(num_images, most, dtype=torch.long)  # padding repeats row 0
-        self._row[images[order], place] = order
+        self._row[images, rank] = torch.arange(len(images))
         self.first = self._row[:, 0]
-        self._at = torch.empty(len(images), dtype=torch.long)
-        self._at[order] = images[order] * most + place
+        self._at = images * most + rank
         full = bool((self.counts == most).all())
         self.present = None if full else torch.arange(most) < self.counts[:, None]
         self.states = states[self._row]

@@ -16,6 +16,7 @@ from ..models.batch_inference import BatchInference
 from ..models.pipeline import Pipeline
 from ..search import Rows
 from ..subsampling.backbone import inference_mode
+from .state_buffer import rank_in_image
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,4 @@ def is_kept(level: Tensor) -> bool:
 
 def by_rank(images: Tensor) -> Tensor:
     """Order of rows: the first row of every image, then the second of every image, and so on."""
-    rank = torch.empty_like(images)
-    seen = torch.zeros(int(images.max()) + 1, dtype=torch.long)
-    for row, image in enumerate(images.tolist()):
-        rank[row] = seen[image]
-        seen[image] += 1
-    return (rank * len(seen) + images).argsort()
+    return (rank_in_image(images) * (images.max() + 1) + images).argsort()

@@ -61,13 +61,14 @@ class BatchInference:
 
     def follow(self, rounds: SearchRounds) -> None:
         """Compute and merge what a search asks for, until it ends."""
-        if self.pipeline.needs_prediction:
-            self._converse(rounds, self.ask)
-            return
-        # The states are known before anything is computed, so compute them in one go.
-        self._converse(rounds, lambda rows: self._record(rows, self._judge(rows)))
-        images = torch.cat([rows.images for rows in self._asked])
-        self.add(Rows(images, torch.cat([rows.states for rows in self._asked])))
+        looks = self.pipeline.needs_prediction
+        rows = next(rounds)
+        while rows is not None:
+            feedback = self.ask(rows) if looks else self._record(rows, self._judge(rows))
+            rows = next_round(rounds, feedback)
+        if not looks:  # the states are known before anything is computed: do it in one go
+            images = torch.cat([rows.images for rows in self._asked])
+            self.add(Rows(images, torch.cat([rows.states for rows in self._asked])))
 
     def ask(self, rows: Rows) -> Feedback:
         """Compute, judge and merge one round of a search."""
@@ -140,11 +141,6 @@ class BatchInference:
             weight=self.weight,
             disagreement=self.disagreement,
         )
-
-    def _converse(self, rounds: SearchRounds, answer: Callable[[Rows], Feedback]) -> None:
-        rows = next(rounds)
-        while rows is not None:
-            rows = next_round(rounds, answer(rows))
 
     def _record(self, rows: Rows, feedback: Feedback) -> Feedback:
         self._asked.append(rows)

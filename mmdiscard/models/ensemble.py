@@ -35,7 +35,6 @@ class Ensemble:
     Attributes:
         last: `SearchResult` of the last batch; None before the first.
         listeners: called with every `SearchResult`.
-        input_size: ``(H, W)`` that the model was traced with.
         windows: `WindowSearch` that chooses windows; None for the whole image.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -105,11 +104,12 @@ class WindowSearch:
             if batch.disagreement is not None:
                 windows.paste(disagreement.unsqueeze(1), batch.disagreement.unsqueeze(1))
             costs.index_add_(0, windows.images, batch.costs * windows.area)
-        return whole.result()[0], replace(
-            self._result(pipeline, windows, costs), weight=weight, disagreement=disagreement
-        )
+        uncertain = dict(weight=weight, disagreement=disagreement)
+        return whole.result()[0], self._result(pipeline, windows, costs, **uncertain)
 
-    def _result(self, pipeline: Pipeline, windows: Windows, costs: Tensor) -> SearchResult:
+    def _result(
+        self, pipeline: Pipeline, windows: Windows, costs: Tensor, **uncertain: Tensor | None
+    ) -> SearchResult:
         states = states_of(pipeline)
         looked = windows.images.bincount(minlength=len(costs)) > 0
         counts = torch.where(looked, len(states), 1)
@@ -123,6 +123,7 @@ class WindowSearch:
             bounds=costs,
             size=windows.frame,
             windows=tuple(windows.of_image(image) for image in range(len(costs))),
+            **uncertain,
         )
 
 
