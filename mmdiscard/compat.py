@@ -114,8 +114,6 @@ def map_scopes_to_installed_names() -> None:
     ``mmdiscard::`` is made known as well. It names a module of the package: the folder of that is
     the package in use, where the one of the distribution may be another, or none (a checkout).
     """
-    if not is_importable('mmengine'):
-        return  # check_versions says so in better words
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE['mmdiscard'] = 'mmdiscard.version'
@@ -129,8 +127,6 @@ def build_own_configs_in_the_scope_of_the_run() -> None:
     MMEngine looks up all of a base config in the package that the config is of. Those of mmdiscard
     are made of the parts of MMPretrain and MMSegmentation.
     """
-    if not is_importable('mmengine'):
-        return
     from mmengine.config import Config
 
     get_cfg_path = Config._get_cfg_path
@@ -142,5 +138,6 @@ def build_own_configs_in_the_scope_of_the_run() -> None:
     Config._get_cfg_path = staticmethod(with_scope)
 
 
-map_scopes_to_installed_names()
-build_own_configs_in_the_scope_of_the_run()
+if is_importable('mmengine'):  # otherwise `check_versions` says so in better words
+    map_scopes_to_installed_names()
+    build_own_configs_in_the_scope_of_the_run()

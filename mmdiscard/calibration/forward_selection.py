@@ -84,8 +84,7 @@ class ForwardSelection:
     def take(self, losses: Sequence[float]) -> Step:
         """Add the best of `candidates`, by the loss of the states so far with each.
 
-        Raises:
-            MMDiscardError: if no loss is a finite number.
+        Raises `MMDiscardError` if no loss is a finite number.
         """
         candidates = self.candidates()
         losses = np.asarray(losses, dtype=np.float64)

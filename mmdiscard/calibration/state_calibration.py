@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..models import Ensemble
 from ..models.views import preprocess
-from ..search import write_states
+from ..search import STATE_FILE
 from ..utils import Progress, as_json, read_json, report, write_json
 from .candidates import merged_with_each
 from .forward_selection import ForwardSelection, Step
@@ -118,9 +118,9 @@ class StateCalibration:
     def _write(self, steps: Sequence[Step]) -> None:
         if is_main_process():
             rounds = [dict(loss=step.loss, cost=step.cost) for step in steps]
-            notes = dict(rounds=rounds, calibrated=self.notes)
             states = [step.state for step in steps]
-            write_states(self.path, self.ensemble.fingerprint, states, notes)
+            content = dict(states=states, rounds=rounds, calibrated=self.notes)
+            STATE_FILE.write(self.path, self.ensemble.fingerprint, content)
             self.rounds_file.unlink(missing_ok=True)
 
     def _run(self) -> dict[str, Any]:

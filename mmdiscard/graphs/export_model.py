@@ -93,8 +93,7 @@ def export(cfg: Config, request: ExportRequest) -> dict[str, GraphFigures]:
 class Exporter:
     """Writes the graph of an attached model, which is on the CPU and in evaluation mode.
 
-    Raises:
-        MMDiscardError: see `export`.
+    Raises `MMDiscardError` as `export` does.
     """
 
     def __init__(self, ensemble: Ensemble, request: ExportRequest) -> None:

@@ -42,11 +42,7 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 
 
 def check_difference(difference: float, images: Tensor) -> None:
-    """Check that a graph computes what the attached model does.
-
-    Raises:
-        MMDiscardError: if not.
-    """
+    """Raise `MMDiscardError` unless a graph computes what the attached model does."""
     if not difference <= TOLERANCE:  # NaN is no agreement either
         raise MMDiscardError(
             f'on images of {tuple(images.shape)} the graph is off by {difference:.1e} of the '

@@ -23,11 +23,7 @@ class TorchExport:
     """`torch.export`: a file for `torch.export.load` and for AOTInductor."""
 
     def check(self) -> None:
-        """Check that this environment can write the format.
-
-        Raises:
-            MMDiscardError: if not.
-        """
+        """Raise `MMDiscardError` unless this environment can write the format."""
         if not has_dynamic_export():
             raise MMDiscardError(
                 f'--format torch-export needs a later PyTorch than {torch.__version__}, whose '
@@ -61,11 +57,7 @@ class Onnx:
     """ONNX, by the exporter that builds on `torch.export`, in older PyTorch by TorchScript's."""
 
     def check(self) -> None:
-        """Check that this environment can write the format, and run it.
-
-        Raises:
-            MissingPackageError: if a package is absent.
-        """
+        """Raise `MissingPackageError` if a package is absent that writes or runs the format."""
         try:
             import onnx  # noqa: F401
             import onnxruntime  # noqa: F401

@@ -82,11 +82,7 @@ class LearnedAggregator(Aggregator):
         )
 
     def check_entry(self, checkpoint: Any, what: str) -> None:
-        """Check that a checkpoint, called ``what``, is for this aggregator and its model.
-
-        Raises:
-            MMDiscardError: if it is not.
-        """
+        """Raise `MMDiscardError` unless a checkpoint is for this aggregator and its model."""
         entry = checkpoint.get(ENTRY) if isinstance(checkpoint, Mapping) else None
         if not isinstance(entry, Mapping):
             raise MMDiscardError(

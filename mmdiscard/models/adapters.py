@@ -69,11 +69,7 @@ class ModelAdapter:
 
     @classmethod
     def check(cls, model: nn.Module) -> None:
-        """Check that states of a model can be merged at all.
-
-        Raises:
-            MMDiscardError: if not.
-        """
+        """Raise `MMDiscardError` unless states of a model can be merged at all."""
 
     @staticmethod
     def backbone_of(model: nn.Module) -> nn.Module:
@@ -81,11 +77,7 @@ class ModelAdapter:
         return model.backbone
 
     def check_inside(self) -> None:
-        """Check that anything but the image can be searched in models of this kind.
-
-        Raises:
-            UnsearchableModelError: if not.
-        """
+        """Raise `UnsearchableModelError` if nothing but the image can be searched."""
 
     @staticmethod
     def has_independent_classes(model: nn.Module) -> bool:

@@ -12,8 +12,7 @@ from .criteria import (
 from .gates import GATE_FILE, EntropyGate, Gate, MarginGate
 from .greedy import GreedySearch
 from .interface import Feedback, Rows, Search, SearchRounds, branches, each_of, next_round
-from .predefined import ExhaustiveSearch, FixedStates, KnownStates, SpreadStates
-from .state_file import read_states, write_states
+from .predefined import STATE_FILE, ExhaustiveSearch, FixedStates, KnownStates, SpreadStates
 
 __all__ = [
     'AttentionCriterion',
@@ -34,6 +33,7 @@ __all__ = [
     'RandomCriterion',
     'Rows',
     'Search',
+    'STATE_FILE',
     'SearchRounds',
     'Signals',
     'SpreadStates',
@@ -41,6 +41,4 @@ __all__ = [
     'each_of',
     'gain_per_cost',
     'next_round',
-    'read_states',
-    'write_states',
 ]

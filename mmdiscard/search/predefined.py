@@ -10,13 +10,15 @@ from torch import Tensor
 
 from ..errors import MMDiscardError
 from ..registry import SEARCHES
-from ..subsampling import Fingerprint, StateSpace
+from ..subsampling import Fingerprint, ModelFile, StateSpace
 from ..utils import is_whole
 from .budget import Budget, Prices
 from .interface import Search, SearchRounds, branches, each_of
-from .state_file import read_states
 
 MAX_ENUMERATED = 2**20
+STATE_FILE = ModelFile(
+    'mmdiscard states', 1, '`python -m mmdiscard.calibrate CONFIG CHECKPOINT ...`'
+)
 
 
 class KnownStates(Search):
@@ -105,7 +107,7 @@ class FixedStates(KnownStates):
         self.states = states
         self.made_for: Fingerprint | None = None
         if file is not None:
-            self.made_for, self.states = read_states(file)
+            self.made_for, self.states = _read_states(file)
 
     def prepare(self, space: StateSpace, fingerprint: Fingerprint | None = None) -> None:
         if self.made_for is not None and fingerprint is not None:
@@ -120,6 +122,24 @@ class FixedStates(KnownStates):
         if len(states.unique(dim=0)) < len(states):
             raise MMDiscardError('FixedStates: a state occurs twice; list every state once')
         return states
+
+
+def _read_states(path: str | PathLike) -> tuple[Fingerprint, list[list[int]]]:
+    """Fingerprint of the model that states were chosen for, and the states."""
+    fingerprint, content = STATE_FILE.read(path)
+    states = content.get('states')
+    width = len(fingerprint.groups)
+    if not isinstance(states, list) or not states or not all(_fits(s, width) for s in states):
+        raise STATE_FILE.damaged(path, f'states are to be lists of {width} selection indices')
+    return fingerprint, states
+
+
+def _fits(state: Any, width: int) -> bool:
+    return (
+        isinstance(state, list)
+        and len(state) == width
+        and all(isinstance(index, int) and not isinstance(index, bool) for index in state)
+    )
 
 
 @SEARCHES.register_module()

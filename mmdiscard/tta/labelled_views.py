@@ -34,11 +34,7 @@ class LabelledViews(CalibrationImages):
     images: int = 2000
 
     def check(self, cfg: Config) -> None:
-        """Check that the config has such images and views, and does not test on them.
-
-        Raises:
-            MMDiscardError: if not.
-        """
+        """Raise `MMDiscardError` unless a config has such images and views, and tests on others."""
         super().check(cfg)
         if not cfg.get('tta_pipeline'):
             raise MMDiscardError(

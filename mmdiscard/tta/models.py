@@ -96,12 +96,11 @@ class DiscardTTA(BaseTTAModel):
     def views(self, data: Any) -> Iterator[tuple[int, list[ViewOutput | None]]]:
         """Predict the views that the merger uses, one at a time, of a batch as MM collates it.
 
+        Raises `MMDiscardError` as `test_step` does.
+
         Yields:
             The position of a view and its output for every image. With ``joint`` it is None for
             images that did not take the view; every image takes the first.
-
-        Raises:
-            MMDiscardError: as `test_step`.
         """
         views = split_views(data)
         names = view_names(views)

@@ -29,11 +29,7 @@ class TuningImages(CalibrationImages):
     flip: bool = False
 
     def check(self, cfg: Config) -> None:
-        """Check that a config has enough such images and does not test on them.
-
-        Raises:
-            MMDiscardError: if not.
-        """
+        """Raise `MMDiscardError` unless a config has enough such images and does not test on them."""
         if self.images < FEWEST:
             raise MMDiscardError(f'--images is at least {FEWEST}; got {self.images}')
         super().check(cfg)

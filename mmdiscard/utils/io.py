@@ -52,10 +52,5 @@ def as_json(content: Any) -> Any:
 
 
 def read_json(path: str | PathLike) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is not JSON.
-    """
+    """Content of a JSON file; `OSError` if it cannot be read, `ValueError` if it is not JSON."""
     return json.loads(Path(path).read_text(encoding='utf-8'))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmdiscard import MMDiscardError
-from mmdiscard.search import FixedStates, write_states
+from mmdiscard.search import STATE_FILE, FixedStates
 from mmdiscard.subsampling import Fingerprint, GroupPrint, StateSpace, SubsamplingGroup
 
 SPACE = StateSpace(
@@ -26,7 +26,7 @@ MADE_FOR = Fingerprint(
 def file(tmp_path):
     def write(states=((0, 0), (0, 3)), **content):
         path = tmp_path / 'states.json'
-        write_states(path, MADE_FOR, states, content)
+        STATE_FILE.write(path, MADE_FOR, dict(states=states, **content))
         return path
 
     return write

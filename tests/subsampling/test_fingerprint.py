@@ -9,7 +9,7 @@ from small_models import classifier, segmentor
 
 import mmdiscard
 from mmdiscard import MMDiscardError
-from mmdiscard.search import write_states
+from mmdiscard.search import STATE_FILE
 from mmdiscard.subsampling import Fingerprint, SubsamplingGroup, find_subsampling
 
 GROUPS = [
@@ -99,7 +99,7 @@ def test_an_ensemble_has_one_and_checks_files_against_it(tmp_path):
         width = len(ensemble.groups)
     assert (fingerprint.backbone, len(fingerprint.groups)) == ('ResNet', width)
     path = tmp_path / 'states.json'
-    write_states(path, fingerprint, [[0] * width, [1] * width], {})
+    STATE_FILE.write(path, fingerprint, dict(states=[[0] * width, [1] * width]))
     search = dict(type='FixedStates', file=str(path))
     with mmdiscard.attach(own, search=search) as ensemble:
         assert ensemble.fingerprint == fingerprint and ensemble.budget == 2
