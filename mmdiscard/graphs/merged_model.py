@@ -45,8 +45,7 @@ def fixed_states(ensemble: Ensemble) -> list[tuple[int, ...]]:
         raise MMDiscardError(
             "where='unsure' cannot be exported: windows lie elsewhere in every image; leave it out"
         )
-    states = search.states_in(ensemble.space, ensemble.prices)
-    return sorted(map(tuple, states.tolist()))
+    return sorted(map(tuple, ensemble.pipeline.known_states.tolist()))
 
 
 class MergedModel(nn.Module):

@@ -75,6 +75,11 @@ class Pipeline:
         return self.search.most_states(self.space, self.prices)
 
     @property
+    def known_states(self) -> Tensor:
+        """``(B, G)`` states of a search that has the same for all images."""
+        return self.search.states_in(self.space, self.prices)
+
+    @property
     def merges(self) -> bool:
         """Whether an image may have more than one prediction."""
         return self.budget > 1 or self.mirrors

@@ -110,7 +110,7 @@ class WindowSearch:
     def _result(
         self, pipeline: Pipeline, windows: Windows, costs: Tensor, **uncertain: Tensor | None
     ) -> SearchResult:
-        states = states_of(pipeline)
+        states = pipeline.known_states
         looked = windows.images.bincount(minlength=len(costs)) > 0
         counts = torch.where(looked, len(states), 1)
         own = states.expand(len(costs), *states.shape).clone()
@@ -168,14 +168,9 @@ def _outputs(
     return pipeline.outputs(computed, lambda levels, computed: logits)
 
 
-def states_of(pipeline: Pipeline) -> Tensor:
-    """``(B, G)`` states of a search that has the same for all images."""
-    return pipeline.search.states_in(pipeline.space, pipeline.prices)
-
-
 def price_of_look(pipeline: Pipeline) -> float:
     """Cost of all but the plain prediction, in plain forwards of the same area."""
-    states = states_of(pipeline)
+    states = pipeline.known_states
     again = states[_looked_again(pipeline, states)]
     return pipeline.prices.of(again.tolist()) if len(again) else 0.0
 
@@ -186,7 +181,7 @@ def _is_default(pipeline: Pipeline, states: Tensor) -> Tensor:
 
 def _looked_again(pipeline: Pipeline, states: Tensor) -> Tensor:
     """``(M,)`` bool, which of ``states`` the second look computes."""
-    default_alone = bool(_is_default(pipeline, states_of(pipeline)).all())
+    default_alone = bool(_is_default(pipeline, pipeline.known_states).all())
     if pipeline.mirrors and default_alone:
         return torch.ones(len(states), dtype=torch.bool)
     return ~_is_default(pipeline, states)
@@ -223,7 +218,7 @@ def _check(pipeline: Pipeline) -> None:
             "config merges otherwise; take dict(type='AverageAggregator', on='logits', "
             "align='exact')"
         )
-    if not _is_default(pipeline, states_of(pipeline)).any():
+    if not _is_default(pipeline, pipeline.known_states).any():
         raise MMDiscardError(
             'where: the default state is missing among the states of the search, and the plain '
             'prediction has it; add it'

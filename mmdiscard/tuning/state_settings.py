@@ -141,11 +141,7 @@ def _states(ensemble: Ensemble) -> Any:
         return None
     names = tuple(group.name for group in ensemble.groups)
     where = ensemble.windows and ensemble.windows.where
-    return names, where, tuple(map(tuple, _listed(ensemble)))
-
-
-def _listed(ensemble: Ensemble) -> list[list[int]]:
-    return ensemble.search.states_in(ensemble.space, ensemble.prices).tolist()
+    return names, where, tuple(map(tuple, ensemble.pipeline.known_states.tolist()))
 
 
 def _cost(ensemble: Ensemble) -> float:
@@ -153,7 +149,7 @@ def _cost(ensemble: Ensemble) -> float:
     if ensemble.windows is not None:
         return ensemble.windows.cost(ensemble.input_size)
     if isinstance(ensemble.search, KnownStates):
-        return float(ensemble.prices.of(_listed(ensemble)))
+        return float(ensemble.prices.of(ensemble.pipeline.known_states.tolist()))
     return float(ensemble.budget)
 
 

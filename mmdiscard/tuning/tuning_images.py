@@ -29,7 +29,7 @@ class TuningImages(CalibrationImages):
     flip: bool = False
 
     def check(self, cfg: Config) -> None:
-        """Raise `MMDiscardError` unless a config has enough such images and does not test on them."""
+        """Raise `MMDiscardError` unless a config has enough such images, and tests on others."""
         if self.images < FEWEST:
             raise MMDiscardError(f'--images is at least {FEWEST}; got {self.images}')
         super().check(cfg)

@@ -18,4 +18,4 @@ def is_number(value: Any, least: float, most: float = math.inf) -> bool:
         most: the upper bound, likewise.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and least <= value <= most
+    return number and least <= value <= most and value < math.inf
