@@ -96,12 +96,19 @@ def _received_in_part(query: Tensor, key: Tensor, present: Tensor | None) -> Ten
 
 def _mean_over_queries(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
     """Attention that states receive, ``(N, P, L)``."""
-    logits = query[:, :, None] * key[:, None]  # (N, P, P, L)
+    attention = _attention(query, key, present)
     if present is None:
-        return logits.softmax(2).mean(1)
-    logits = logits.masked_fill(~present[:, None, :, None], -torch.inf)
+        return attention.mean(1)
     count = present.sum(1)[:, None, None]
-    return (logits.softmax(2) * present[:, :, None, None]).sum(1) / count
+    return (attention * present[:, :, None, None]).sum(1) / count
+
+
+def _attention(query: Tensor, key: Tensor, present: Tensor | None) -> Tensor:
+    """``(N, P, P, L)``, softmax over the states that are present."""
+    logits = query[:, :, None] * key[:, None]
+    if present is not None:
+        logits = logits.masked_fill(~present[:, None, :, None], -torch.inf)
+    return logits.softmax(2)
 
 
 def _flat(features: Tensor) -> Tensor:
