@@ -46,29 +46,41 @@ def price(look: str, pair: float) -> float:
     return len(names) - sum(pairs) * (2 - pair)
 
 
-def rows(test: Mapping[str, np.ndarray], val: Mapping[str, np.ndarray]) -> Iterator[dict]:
-    """A row per look and number of windows."""
-    pair = json.loads(str(test['about']))['pair']
-    weights = image_draws(len(test['plain']), DRAWS)
-    limit = threshold(val['entropy'])
+def rows(tests: Sequence[Mapping], vals: Sequence[Mapping]) -> Iterator[dict]:
+    """A row per look and number of windows, the mean over trainings.
+
+    Args:
+        tests: statistics of test images, of each training.
+        vals: of validation images, likewise.
+    """
+    pairs = [json.loads(str(one['about']))['pair'] for one in tests]
+    plain = np.stack([one['plain'] for one in tests])
+    weights = image_draws(plain.shape[1], DRAWS)
+    counts = [
+        (test['entropy'] >= threshold(val['entropy'])).sum(1)
+        for test, val in zip(tests, vals, strict=True)
+    ]
     for place, look in enumerate(LOOKS):
-        found, found_val = test['windows'][:, place], val['windows'][:, place]
-        for count in range(1, found.shape[1] + 1):
-            on_val = found_val[:, count - 1].sum(0)
+        found = [one['windows'][:, place] for one in tests]
+        area = AREA * price(look, float(np.mean(pairs)))
+        for count in range(1, found[0].shape[1] + 1):
+            on_val = [
+                miou(one['windows'][:, place, count - 1].sum(0)) - miou(one['plain'].sum(0))
+                for one in vals
+            ]
             yield dict(
                 look=look,
                 windows=count,
-                cost=1 + count * AREA * price(look, pair),
-                gain=miou_gain(found[None, :, count - 1], test['plain'][None], weights),
-                gain_val=float(miou(on_val) - miou(val['plain'].sum(0))),
+                cost=1 + count * area,
+                gain=miou_gain(np.stack([one[:, count - 1] for one in found]), plain, weights),
+                gain_val=float(np.mean(on_val)),
             )
-        counts = (test['entropy'] >= limit).sum(1)
-        after = with_windows(found, test['plain'], counts)
+        after = np.stack([with_windows(*one) for one in zip(found, plain, counts, strict=True)])
         yield dict(
             look=look,
             windows='by threshold',
-            cost=1 + float(counts.mean()) * AREA * price(look, pair),
-            gain=miou_gain(after[None], test['plain'][None], weights),
+            cost=1 + float(np.mean(counts)) * area,
+            gain=miou_gain(after, plain, weights),
             gain_val=None,
         )
 
@@ -158,7 +170,8 @@ def sections(results: Sequence[Mapping]) -> list[str]:
     ]
     for one in results:
         whole = ', '.join(f'{name} {value:+.2f}' for name, value in one['whole'].items())
-        lines += ['', f'### {one["model"]}, {one["images"]} test images', '']
+        about = f'{one["seeds"]} training(s), {one["images"]} test images'
+        lines += ['', f'### {one["model"]}: {about}', '']
         lines += [f'On the whole image: {whole}; {one["chosen_on"]} validation images.', '']
         lines += table(one)
     return lines
@@ -168,22 +181,29 @@ def main() -> int:
     """Print the tables and write them as JSON; returns the exit status."""
     recorded = read_results(segmentor_report.JSON)
     results = []
+    by_model: dict[str, list[Path]] = {}
     for path in sorted(OUT.glob('*_test.npz')):
-        test = dict(np.load(path))
-        val = dict(np.load(path.with_name(path.name.replace('_test', '_val'))))
-        model = path.stem.rsplit('-seed', 1)[0]
+        by_model.setdefault(path.stem.rsplit('-seed', 1)[0], []).append(path)
+    for model, paths in by_model.items():
         same = recorded[model]
-        assert same['images'] == len(test['plain']), 'whole images of another draw'
+        tests = [dict(np.load(path)) for path in paths[: same['seeds']]]
+        vals = [
+            dict(np.load(path.with_name(path.name.replace('_test', '_val'))))
+            for path in paths[: same['seeds']]
+        ]
+        plain = float(np.mean([miou(one['plain'].sum(0)) for one in tests]))
         whole = {row['procedure']: row for row in same['rows']}
+        assert np.isclose(plain, whole['plain']['miou']), 'whole images of another draw'
         results.append(
             dict(
                 model=model,
-                images=len(test['plain']),
-                chosen_on=len(val['plain']),
-                plain=float(miou(test['plain'].sum(0))),
+                seeds=len(tests),
+                images=len(tests[0]['plain']),
+                chosen_on=len(vals[0]['plain']),
+                plain=plain,
                 whole={name: whole[name]['gain'][0] for name in WHOLE},
                 whole_costs={name: whole[name]['cost'] for name in WHOLE},
-                rows=list(rows(test, val)),
+                rows=list(rows(tests, vals)),
             )
         )
     print('\n'.join(sections(results)))
