@@ -13,6 +13,7 @@ from .alignment import Alignment, Geometry, translate
 
 PART = 2**18  # numbers worked on at once, on a CPU
 PART_ON_GPU = 2**26
+LARGE = 1e30
 Head = Callable[[Levels, BackboneOutputs], Tensor]
 
 
@@ -150,7 +151,7 @@ def _margin(logits: Tensor) -> Tensor:
 
 
 def _independent_entropy(logits: Tensor) -> Tensor:
-    logits = logits.float()
+    logits = _finite(logits)
     yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)
     entropy = -(yes.exp() * yes + no.exp() * no).mean(1)
     return entropy.div_(math.log(2)).clamp_(0, 1)
@@ -162,10 +163,15 @@ def _independent_margin(logits: Tensor) -> Tensor:
 
 def _centred(logits: Tensor) -> Tensor:
     """Logits less the largest of their row or pixel; a binary decision gets its second class."""
-    logits = logits.float()
+    logits = _finite(logits)
     if logits.shape[1] == 1:
         logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
     return logits - logits.amax(1, keepdim=True)
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """In float32, with a large number for the infinity of masked classes: 0 times that is NaN."""
+    return logits.float().clamp(-LARGE, LARGE)
 
 
 def _per_row(values: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class RunningMean:
         self.num_images = num_images
         self.value: Tensor | None = None
         self.total: Tensor | None = None
-        self._owned = False
+        self._owned = self._finite = False
 
     def add(
         self,
@@ -38,7 +38,7 @@ class RunningMean:
 
         Args:
             images: ``(m,)`` long.
-            values: ``(m, ...)``.
+            values: ``(m, ...)``; infinite ones count as the largest finite number.
             weights: ``(m,)`` or ``(m, H, W)``, above 0.
             shift: ``(m, 2)`` long, whole cells by which values and weights are moved first, as in
                 `translate`; None for not at all.
@@ -50,7 +50,7 @@ class RunningMean:
         elif self.value is None:
             self._add(images, translate(values, shift), translate_maps(weights, shift), False)
         else:
-            self._add_moved(images, values, translate_maps(weights, shift), shift)
+            self._add_moved(images, values, translate_maps(weights, shift), shift, writable)
 
     def _add(self, images: Tensor, values: Tensor, weights: Tensor, writable: bool) -> None:
         every = len(images) == self.num_images
@@ -58,19 +58,20 @@ class RunningMean:
             self.value, self.total = values, weights  # the usual beginning, without a copy
             self._owned = writable
             return
-        self._begin(values, weights)
+        values = self._begin(values, weights, writable)
         index = slice(None) if every else on_device_of(images, values)
         share = self._share(index, weights).to(values.dtype)
         if every:
-            self.value.lerp_(values.to(self.value.dtype), share)
+            self.value.lerp_(values, share)
         else:
-            mixed = torch.lerp(self.value[index], values.to(self.value.dtype), share)
+            mixed = torch.lerp(self.value[index], values, share)
             self.value[index] = mixed
 
-    def _add_moved(self, images: Tensor, values: Tensor, weights: Tensor, shift: Tensor) -> None:
+    def _add_moved(
+        self, images: Tensor, values: Tensor, weights: Tensor, shift: Tensor, writable: bool
+    ) -> None:
         """Move and add in one pass, because dense values are large."""
-        self._begin(values, weights)
-        values = values.to(self.value.dtype)
+        values = self._begin(values, weights, writable)
         every = len(images) == self.num_images
         index = slice(None) if every else on_device_of(images, values)
         shares = self._share(index, weights).to(values.dtype)
@@ -84,21 +85,34 @@ class RunningMean:
                 for row, image in enumerate(images[rows].tolist()):
                     self.value[image][into].lerp_(values[rows][row][of], share[row])
 
-    def _begin(self, values: Tensor, weights: Tensor) -> None:
-        """Allocate the means, or copy them if they must not be overwritten."""
+    def _begin(self, values: Tensor, weights: Tensor, writable: bool) -> Tensor:
+        """Allocate the means, or copy them if they must not be overwritten.
+
+        Returns:
+            The values in the precision of the means. These and the means are finite from now on:
+            infinite logits, as of masked classes, have no mean that could be computed step by step.
+        """
         if self.value is None:
             # In the memory format of the values: kernels that follow may round by it.
             shape = (self.num_images, *values.shape[1:])
             self.value = values.new_zeros(shape).to(memory_format=memory_format(values))
             self.total = weights.new_zeros((self.num_images, *weights.shape[1:]))
-        elif not self._owned:
-            self.value, self.total = self.value.clone(), self.total.clone()
-        self._owned = True
+        elif not self._finite:
+            self.value = finite(self.value, self._owned)
+            self.total = self.total if self._owned else self.total.clone()
+        self._owned = self._finite = True
+        return finite(values, writable).to(self.value.dtype)
 
     def _share(self, index: Tensor | slice, weights: Tensor) -> Tensor:
         """Add weights to the totals; returns their share, 1 for the first value of an image."""
         self.total[index] += weights
         return weights / self.total[index]
+
+
+def finite(values: Tensor, writable: bool) -> Tensor:
+    """Values with the largest finite number in the place of infinity; a copy if not writable."""
+    largest = torch.finfo(values.dtype).max
+    return (values.clamp_ if writable else values.clamp)(-largest, largest)
 
 
 def expand_weights(weights: Tensor, values: Tensor) -> Tensor:

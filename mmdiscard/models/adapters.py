@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import MMDiscardError, UnsearchableModelError
 from ..execution import Levels
 from ..registry import ADAPTERS
-from ..subsampling import ImageInput
+from ..subsampling import ImageInput, SubsamplingGroup
 from ..subsampling.backbone import inference_mode
 from .backbone_patch import BackbonePatch
 from .input_watch import InputWatch
@@ -57,6 +57,7 @@ class ModelAdapter:
         #: whether the image is displaced in front of the whole model
         self.whole = False
         self._patches: list[MethodPatch] = []
+        self._parts: list[tuple[str, nn.Module]] = []
         self.input_watch = InputWatch(self.called_module(model))
         try:
             run_eagerly(model, self._patches)
@@ -152,7 +153,8 @@ class ModelAdapter:
         """
         if self.whole:
             return self.logits(levels[0], context)
-        with self.backbone_patch.replay(levels):
+        copies = tuple(level.clone() for level in levels)  # heads may overwrite what they are given
+        with self.backbone_patch.replay(copies):
             return self.logits(images, context)
 
     def logits(self, images: Tensor, context: Any) -> Tensor:
@@ -187,10 +189,13 @@ class ModelAdapter:
 
     def levels_read(self, levels: Levels, images: Tensor) -> tuple[bool, ...]:
         """On which of the output levels of ``images`` the logits depend."""
-        levels = tuple(level.detach().clone().requires_grad_() for level in levels)
+        leaves = tuple(level.detach().requires_grad_() for level in levels)
         with inference_mode(self.model), torch.enable_grad():
-            logits = self.head(levels, images, self.default_context(images))
-            gradients = torch.autograd.grad(logits.sum(), levels, allow_unused=True)
+            try:
+                logits = self.head(leaves, images, self.default_context(images))
+                gradients = torch.autograd.grad(logits.sum(), leaves, allow_unused=True)
+            except RuntimeError:  # a head in NumPy or without gradients: it may read all of them
+                return (True,) * len(levels)
         return tuple(gradient is not None for gradient in gradients)
 
     def samples(self, images: Tensor) -> list[Any]:
@@ -201,6 +206,32 @@ class ModelAdapter:
     def entry_name(self) -> str:
         """The method whose logits are replaced."""
         return self._entry.name
+
+    def keep_parts(self, groups: Sequence[SubsamplingGroup]) -> None:
+        """Remember the modules with patches and hooks in them, for `check_parts`."""
+        members = (self.backbone.get_submodule(name) for group in groups for name in group.members)
+        kept = {*members, *(patch.module for patch in self._patches)}
+        self._parts = [(n, module) for n, module in self.model.named_modules() if module in kept]
+
+    def check_parts(self) -> None:
+        """Check that the model still has the modules with patches and hooks in them.
+
+        Raises:
+            MMDiscardError: if one was exchanged, or all of it was detached.
+        """
+        name = type(self.model).__name__
+        if not self._patches:
+            raise MMDiscardError(f'this ensemble is detached from its {name}; call `attach` again')
+        for path, module in self._parts:
+            try:
+                found = self.model.get_submodule(path)
+            except AttributeError:
+                found = None
+            if found is not module:
+                raise MMDiscardError(
+                    f'{path!r} of {name} was exchanged while mmdiscard was attached; call '
+                    '`detach()` before, and `attach` after it'
+                )
 
     def install(self, predict: Predict) -> None:
         """Take the logits of the model's predictions from ``predict(images, context)``."""
@@ -337,7 +368,13 @@ class SegmentorAdapter(ModelAdapter):
         return not self.model.align_corners
 
     def logits(self, images: Tensor, context: Any) -> Tensor:
-        return self._plain(images, context)
+        logits = self._plain(images, context)
+        if not isinstance(logits, Tensor) or logits.ndim != 4:
+            raise MMDiscardError(
+                f'{type(self.model).__name__}.encode_decode does not return a tensor of class '
+                'scores (N, K, H, W), so its states cannot be merged; let it return that alone'
+            )
+        return logits
 
     run_plain = logits
 
@@ -379,6 +416,10 @@ class SegmentorAdapter(ModelAdapter):
         self._install('encode_decode', predict)
 
     def _enter(self, predict: Predict, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        # Decode heads read the first meta alone, so callers may give no other.
+        absent = len(inputs) - len(batch_img_metas or inputs)
+        if absent > 0:
+            batch_img_metas = [*batch_img_metas, *batch_img_metas[-1:] * absent]
         return predict(inputs, batch_img_metas)
 
 

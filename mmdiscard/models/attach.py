@@ -176,7 +176,8 @@ def _attach(
 ) -> Ensemble:
     """Put an ensemble into a model."""
     search, aggregator = parts.search, parts.aggregator
-    with undisturbed(model) as restore, ExitStack() as undo:
+    _check_weights(model)
+    with torch.inference_mode(False), undisturbed(model) as restore, ExitStack() as undo:
         adapter = adapter_type(model)
         undo.callback(adapter.uninstall)
         found, groups = _searched(adapter, aggregator, options)
@@ -219,9 +220,29 @@ def _attach(
             test.check(pipeline)
         if parts.uncertainty:
             store_uncertainty(ensemble)
+        adapter.keep_parts(groups)
         vars(model)[ATTACHED] = ensemble
         undo.pop_all()
     return ensemble
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Check that a model can be run, and its buffers be put back afterwards.
+
+    Raises:
+        MMDiscardError: if not.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise MMDiscardError(
+            f'{type(model).__name__} has weights on the meta device, which hold no numbers; load '
+            'its checkpoint first'
+        )
+    if any(tensor.is_inference() for tensor in tensors):
+        raise MMDiscardError(
+            f'{type(model).__name__} was built within torch.inference_mode, and PyTorch keeps such '
+            'tensors from being changed; build it outside'
+        )
 
 
 def _searched(
@@ -294,7 +315,7 @@ class _HeadProbe:
     def __init__(self, adapter: ModelAdapter, levels: Levels, images: Tensor) -> None:
         self._adapter = adapter
         self._images = images
-        self._levels = tuple(level.clone() for level in levels)
+        self._levels = levels
 
     def run(self) -> None:
         """Compute logits, or raise `UnsearchableModelError`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ..execution import Levels
 from ..subsampling.backbone import as_levels, with_levels, without_tensors
@@ -54,7 +55,11 @@ class BackbonePatch:
         return self._permuted(levels, 0, 3, 1, 2)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        """The backbone's own forward, whoever calls it; the form of its output is noted."""
+        """The backbone's own forward, whoever calls it; the form of its output is noted.
+
+        It gets a copy of the images, which it may overwrite: other states need them again.
+        """
+        args, kwargs = tree_map(_copied, (args, kwargs))
         output = self.forward.original(*args, **kwargs)
         levels = self.channels_first(as_levels(output))
         self._of_thread.form = without_tensors(output)
@@ -67,3 +72,7 @@ class BackbonePatch:
             return levels
         layouts = zip(levels, self.channels_last, strict=True)
         return tuple(level.permute(axes) if last else level for level, last in layouts)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf

@@ -116,7 +116,13 @@ class Ensemble:
 
         Returns:
             Logits ``(N, K)``, or ``(N, K, H, W)`` if dense.
+
+        Raises:
+            MMDiscardError: if the model is not as it was when it was attached to.
         """
+        self.adapter.check_parts()
+        if not len(images):
+            return self.adapter.logits(images, context)
         while True:
             try:
                 return self._predict(images, context)
@@ -138,6 +144,7 @@ class Ensemble:
         Yields:
             Parts of the ``P * N`` rows, each with its aligned features or output when asked.
         """
+        self.adapter.check_parts()
         states = self.space.check(states)
         batch = BatchInference(self.pipeline, images, context)
         yield from batch.compute(each_of(states, torch.arange(len(images))))
@@ -154,6 +161,7 @@ class Ensemble:
         Raises:
             MMDiscardError: if a state does not fit `groups`.
         """
+        self.adapter.check_parts()
         count = len(inputs)
         states = self.space.check(states)
         states = states.expand(count, *states.shape[-2:]).transpose(0, 1)

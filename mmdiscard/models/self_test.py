@@ -63,14 +63,25 @@ class SelfTest:
         self._calls = 0
 
     def observe(self) -> None:
-        """Predict with the untouched model."""
+        """Predict with the untouched model.
+
+        Raises:
+            UnsearchableModelError: if it overwrites its images.
+        """
         for images in (self._small, self._noise):
+            before = images.clone()
             with self.adapter.input_watch.recorded() as calls:
                 try:
                     self._plain = self._predict(images)
                 except Exception as error:  # whatever a model of others raises
                     failed = _first_line(error)
                     continue
+            if not same(images, before):
+                raise UnsearchableModelError(
+                    f'{self.name} overwrites the images that it is given, and every state needs '
+                    'them; let it change a copy, such as `inputs = inputs - mean` in the place of '
+                    '`inputs.sub_(mean)`'
+                )
             self._small, self._calls = images, len(calls)
             return
         print_log(
@@ -218,8 +229,7 @@ class SelfTest:
         traced, levels = self._sample
         if image is not traced:
             return self.adapter.features(image)
-        copies = tuple(level.clone() for level in levels)  # heads may change what they are given
-        return self.adapter.backbone_patch.channels_first(copies)
+        return self.adapter.backbone_patch.channels_first(levels)
 
     def _noise_like(self, image: Tensor, share: float = 1.0) -> Tensor:
         """`noise` in the shape of an image; what discovery drew is the same, and at hand."""
