@@ -88,6 +88,19 @@ def apply_visualization(cfg: Config, args: argparse.Namespace) -> None:
         cfg.visualizer.save_dir = args.show_dir
 
 
+def check_output(cfg: Config, args: argparse.Namespace) -> None:
+    """Check that a file ``--out`` has a format that can be written, before it takes a test to tell.
+
+    Raises:
+        MMDiscardError: It has not.
+    """
+    if not args.out or wants_label_maps(cfg, args):
+        return
+    formats = ('.json', '.yaml', '.yml', '.pkl') if args.out_item == 'metrics' else ('.pkl',)
+    if not args.out.endswith(formats):
+        raise MMDiscardError(f'--out {args.out} has to end with {" or ".join(formats)}')
+
+
 def wants_label_maps(cfg: Config, args: argparse.Namespace) -> bool:
     """Whether ``--out`` is a folder for a segmentor's predictions, written by its metric."""
     return bool(args.out) and cfg.default_scope == 'mmseg' and args.out_item != 'metrics'
@@ -106,6 +119,7 @@ def make_config(args: argparse.Namespace) -> Config:
     cfg = load_config(args)
     check_checkpoint_file(args.checkpoint)
     cfg.load_from = args.checkpoint
+    check_output(cfg, args)
     check_test_set(cfg)
     apply_search_flags(cfg, args)
     if args.plain:

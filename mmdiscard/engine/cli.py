@@ -91,14 +91,17 @@ def prepared_config(args: argparse.Namespace) -> Config:
 def run(main: Callable[[], None]) -> None:
     """Run a tool's ``main`` and exit; a user's error is one line and exit code 2.
 
-    Only what mmdiscard itself found wrong is shortened. Anything else keeps its traceback. Of many
-    processes the first one speaks for all. Another one that is still there a while later has met
-    something of its own: where all fail, the launcher ends it before.
+    What mmdiscard itself found wrong is shortened, and so is what the system says of a file or
+    folder. Anything else keeps its traceback. Of many processes the first one speaks for all.
+    Another one that is still there a while later has met something of its own: where all fail, the
+    launcher ends it before.
     """
     try:
         main()
         barrier()  # gloo may abort a process that another one leaves early
-    except MMDiscardError as error:
+    except (MMDiscardError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise
         rank = os.environ.get('RANK', '0')
         if rank != '0':
             time.sleep(PATIENCE)
@@ -109,7 +112,9 @@ def run(main: Callable[[], None]) -> None:
         leave_process_group()
 
 
-def _in_one_line(error: MMDiscardError) -> str:
+def _in_one_line(error: MMDiscardError | OSError) -> str:
     """The message; of one that comes from a worker of a data loader, without its traceback."""
+    if isinstance(error, OSError):
+        return f'{error.filename}: {error.strerror}'
     own = re.split(r'mmdiscard\.errors\.\w+: ', str(error))[-1]
     return ' '.join(own.split())

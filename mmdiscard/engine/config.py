@@ -60,6 +60,10 @@ def apply_options(cfg: Config, options: Mapping | None, path: str) -> None:
         cfg.merge_from_dict(options or {})
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise MMDiscardError(f'--cfg-options do not fit {path}: {error}') from error
+    if not isinstance(cfg.get('custom_hooks') or [], list | tuple):
+        raise MMDiscardError(
+            f'--cfg-options do not fit {path}: it has no list custom_hooks with positions to change'
+        )
 
 
 def read_config(path: str) -> Config:

@@ -299,3 +299,22 @@ def test_error_of_the_real_command_is_one_line(checkpoint):
     assert done.returncode == 2
     assert 'mmdiscard: error: config not found: absent.py' in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_positions_in_hooks_that_a_config_has_not(fails, checkpoint, folder):
+    path = folder / 'without_hooks.py'
+    path.write_text("default_scope = 'mmpretrain'\n")
+    line = fails(path, checkpoint, '--cfg-options', 'custom_hooks.0.search.budget=2')
+    assert 'no list custom_hooks' in line
+
+
+@pytest.mark.parametrize('folder_name', ['a_file', 'a_file/below'])
+def test_a_work_dir_that_cannot_be_made(fails, config, checkpoint, folder, folder_name):
+    (folder / 'a_file').touch()
+    assert 'a_file' in fails(config, checkpoint, '--work-dir', folder / folder_name)
+
+
+def test_a_format_that_cannot_be_written(fails, config, checkpoint):
+    assert 'end with .pkl' in fails(config, checkpoint, '--out', 'scores.txt')
+    metrics = ('--out-item', 'metrics', '--out', 'metrics.txt')
+    assert 'end with .json' in fails(config, checkpoint, *metrics)
