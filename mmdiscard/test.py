@@ -92,7 +92,7 @@ def check_output(cfg: Config, args: argparse.Namespace) -> None:
     """Check that a file ``--out`` has a format that can be written, before it takes a test to tell.
 
     Raises:
-        MMDiscardError: It has not.
+        MMDiscardError: if it has none of them.
     """
     if not args.out or wants_label_maps(cfg, args):
         return

@@ -151,7 +151,7 @@ def _margin(logits: Tensor) -> Tensor:
 
 
 def _independent_entropy(logits: Tensor) -> Tensor:
-    logits = _finite(logits)
+    logits = logits.float().clamp(-LARGE, LARGE)
     yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)
     entropy = -(yes.exp() * yes + no.exp() * no).mean(1)
     return entropy.div_(math.log(2)).clamp_(0, 1)
@@ -162,16 +162,15 @@ def _independent_margin(logits: Tensor) -> Tensor:
 
 
 def _centred(logits: Tensor) -> Tensor:
-    """Logits less the largest of their row or pixel; a binary decision gets its second class."""
-    logits = _finite(logits)
+    """Logits less the largest of their row or pixel; a binary decision gets its second class.
+
+    Infinite ones, as of masked classes, become large: their probability of 0 times infinity is NaN.
+    """
+    logits = logits.float()
     if logits.shape[1] == 1:
         logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
-    return logits - logits.amax(1, keepdim=True)
-
-
-def _finite(logits: Tensor) -> Tensor:
-    """In float32, with a large number for the infinity of masked classes: 0 times that is NaN."""
-    return logits.float().clamp(-LARGE, LARGE)
+    largest = logits.amax(1, keepdim=True).clamp_(-LARGE, LARGE)
+    return (logits - largest).clamp_(-LARGE, 0)
 
 
 def _per_row(values: Tensor) -> Tensor:
