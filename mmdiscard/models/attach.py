@@ -41,6 +41,7 @@ from . import auto_settings
 from .adapters import ATTACHED, ModelAdapter
 from .auto_settings import AUTO, choose_groups
 from .ensemble import Ensemble
+from .kept_attributes import kept_attributes
 from .pipeline import Pipeline
 from .self_test import SelfTest
 from .uncertainty import check_wrappers, store_uncertainty
@@ -177,7 +178,12 @@ def _attach(
     """Put an ensemble into a model."""
     search, aggregator = parts.search, parts.aggregator
     _check_weights(model)
-    with torch.inference_mode(False), undisturbed(model) as restore, ExitStack() as undo:
+    with (
+        torch.inference_mode(False),
+        kept_attributes(model),
+        undisturbed(model) as restore,
+        ExitStack() as undo,
+    ):
         adapter = adapter_type(model)
         undo.callback(adapter.uninstall)
         found, groups = _searched(adapter, aggregator, options)

@@ -147,9 +147,10 @@ class SelfTest:
         if len(found) != len(self._plain) or not all(map(same, found, self._plain)):
             raise UnsearchableModelError(
                 f'with one state, {self.name}.predict does not give what the model gives without '
-                'mmdiscard: something besides the head reads the features of the backbone, or '
-                f'changes its logits before `{self.adapter.entry_name}` returns them. Let '
-                f'`{self.adapter.entry_name}` return the logits of the head alone'
+                'mmdiscard: it remembers earlier images, or something besides the head reads the '
+                'features of the backbone or changes its logits before '
+                f'`{self.adapter.entry_name}` returns them. Let `{self.adapter.entry_name}` return '
+                'the logits of the head alone'
             )
 
     # -------------------------------------------------------------------------- assumptions 2, 3

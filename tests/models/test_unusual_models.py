@@ -368,3 +368,27 @@ def test_trunks_and_heads_of_other_kinds_are_right(make, groups):
     with mmdiscard.attach(model) as ensemble:
         assert [group.name for group in ensemble.groups] == [groups]
     assert deviation(model, (96, 96), **AUTO) < 0.02
+
+
+# ------------------------------------------------------------------------------------ remembered
+class Remembers(Trunk):
+    """Adds the mean of the last features, which it keeps as a plain attribute."""
+
+    def between(self, x):
+        x = x + getattr(self, 'memory', 0.0)
+        self.memory = x.mean().detach()
+        self.sizes = [x.mean()]
+        return x
+
+
+@pytest.mark.parametrize('settings', [AUTO, FOUR, IMAGE])
+@pytest.mark.parametrize('used', [True, False])
+def test_a_memory_of_earlier_images_is_refused_and_left_as_it_was(settings, used):
+    model = with_trunk(Remembers())
+    if used:
+        predicted(model, images(2))
+    before = {k: v for k, v in vars(model.backbone).items() if k in ('memory', 'sizes')}
+    with pytest.raises(MMDiscardError, match='it remembers earlier images'):
+        mmdiscard.attach(model, **settings)
+    after = {k: v for k, v in vars(model.backbone).items() if k in ('memory', 'sizes')}
+    assert after == before and len(before) == 2 * used
