@@ -5,10 +5,12 @@ import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import HOOKS
 
 from .. import compat
 from ..errors import MissingPackageError, MMDiscardError
@@ -33,6 +35,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     cfg = read_config(args.config)
     apply_options(cfg, args.cfg_options, args.config)
+    check_hook_options(cfg)
     package_of(cfg, args.config)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     if Path(cfg.work_dir).resolve() == Path(cfg.filename).resolve().parent:
@@ -63,6 +66,23 @@ def apply_options(cfg: Config, options: Mapping | None, path: str) -> None:
     if not isinstance(cfg.get('custom_hooks') or [], list | tuple):
         raise MMDiscardError(
             f'--cfg-options do not fit {path}: it has no list custom_hooks with positions to change'
+        )
+
+
+def check_hook_options(cfg: Config) -> None:
+    """Check that the config's `SubsamplingSearchHook` has no option that it does not know.
+
+    Raises:
+        MMDiscardError: names the option.
+    """
+    hook = search_hook_of(cfg) or {}
+    known = signature(HOOKS.get('mmdiscard.SubsamplingSearchHook')).parameters
+    unknown = [name for name in hook if name not in (*known, 'type', 'priority')]
+    if unknown and type_name(hook) in ('SubsamplingSearchHook', 'mmdiscard.SubsamplingSearchHook'):
+        near = get_close_matches(unknown[0], known, n=1)
+        raise MMDiscardError(
+            f'SubsamplingSearchHook has no option {unknown[0]!r}; '
+            + (f'did you mean {near[0]!r}?' if near else f'it has {", ".join(known)}')
         )
 
 

@@ -91,6 +91,10 @@ class SubsamplingSearchHook(Hook):
         self._results: list[SearchResult] = []  # of the current iteration
         self._records: list[dict] = []  # of all images so far
 
+    def before_run(self, runner: Runner) -> None:
+        if sum(isinstance(hook, SubsamplingSearchHook) for hook in runner.hooks) > 1:
+            raise MMDiscardError('the config has several SubsamplingSearchHooks; leave one of them')
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse a checkpoint of another model, which MMEngine would load in part."""
         if not any(isinstance(hook, WeightCheck) for hook in runner.hooks):

@@ -62,8 +62,8 @@ def _unused(records: Sequence[dict], passes: Sequence[dict]) -> Iterator[str]:
         any(map(any, entry['states'])) or entry.get('windows') for entry in passes
     ):
         yield (
-            '  no state was used but the default one: figures are those of the plain model; raise '
-            'the budget of the search or loosen its gate'
+            '  no state was used but the default one: figures are those of the plain model, as the '
+            'search gives no other state within its budget and gate'
         )
 
 

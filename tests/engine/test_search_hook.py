@@ -301,3 +301,10 @@ def test_validation_in_a_compiled_training_searches(make_runner, logged, compile
     assert text.count('mmdiscard summary') == 2 and 'states per image: 4.00' in text
     assert ('has been "compiled"' in text) == bool(compiled)
     assert 'predict' not in vars(runner.model)
+
+
+def test_two_hooks_are_refused(make_runner):
+    runner = make_runner(search=GREEDY)
+    runner.register_hook(SubsamplingSearchHook())
+    with pytest.raises(MMDiscardError, match='several SubsamplingSearchHooks'):
+        runner.test()

@@ -234,6 +234,8 @@ def test_config_without_test_set(fails, write_config, checkpoint):
 def test_options_that_do_not_fit(fails, config, checkpoint):
     said = fails(config, checkpoint, '--cfg-options', 'custom_hooks.7.search.budget=3')
     assert '--cfg-options do not fit' in said
+    said = fails(config, checkpoint, '--cfg-options', 'custom_hooks.0.serch.budget=3')
+    assert "has no option 'serch'; did you mean 'search'?" in said
 
 
 def test_package_of_the_config_missing(fails, checkpoint, monkeypatch):
