@@ -110,15 +110,8 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def hook_settings(cfg: Config) -> dict[str, Any]:
-    """What the config's search hook passes on to `mmdiscard.attach`; nothing if it has none.
-
-    Raises:
-        MMDiscardError: if ``custom_hooks`` is no list of dicts, as overrides can make it.
-    """
-    hooks = cfg.get('custom_hooks') or []
-    if not isinstance(hooks, list) or not all(isinstance(hook, dict) for hook in hooks):
-        raise MMDiscardError(f'custom_hooks has to be a list of dicts; got {hooks!r}')
-    hooks = [hook for hook in hooks if is_discard_type(hook)]
+    """What the config's search hook passes on to `mmdiscard.attach`; nothing if it has none."""
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if is_discard_type(hook)]
     fields = ('subsampling', 'search', 'aggregator', 'max_rows', 'max_cache_bytes')
     return {field: hooks[0][field] for field in fields if hooks and hooks[0].get(field) is not None}
 

@@ -105,7 +105,7 @@ def test_groups_by_name_or_position():
         ([*RESNET, '--figure', 'a.xyz'], 'a.xyz: figures end in one of'),
         ([*RESNET, '--device', 'abacus'], '--device abacus cannot be used'),
         ([*RESNET, *SMALLER[:2], 'model.backbone.wide=4'], 'the model cannot be built: TypeError'),
-        ([*RESNET, *SMALLER[:1], 'custom_hooks.7.a=4'], 'custom_hooks has to be a list of dicts'),
+        ([*RESNET, *SMALLER[:1], 'custom_hooks.7.a=4'], 'it has no list custom_hooks'),
         ([*RESNET, *SMALLER, '--max-rows', '0'], 'max_rows must be a whole number of at least 1'),
         ([*RESNET, *SMALLER, '--budgets', '65'], 'budget 65 is more than the 64 states'),
         ([*RESNET, *SMALLER, '--groups', 'layer9'], 'layer9'),
