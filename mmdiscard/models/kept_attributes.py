@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # parameters, buffers, hooks and the like
 
@@ -34,7 +34,7 @@ def _with_tensors(module: nn.Module) -> dict[str, Any]:
         for name, value in vars(module).items()
         if name not in OF_EVERY_MODULE
         and isinstance(value, Tensor | list | tuple | dict | deque)
-        and any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+        and any(isinstance(leaf, Tensor) for leaf in tree_flatten(value)[0])
     }
 
 
@@ -43,7 +43,7 @@ def _copied(leaf: Any) -> Any:
 
 
 def _unchanged(value: Any, kept: Any) -> bool:
-    now, then = tree_leaves(value), tree_leaves(kept)
+    now, then = tree_flatten(value)[0], tree_flatten(kept)[0]
     return len(now) == len(then) and all(
         torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
         for a, b in zip(now, then, strict=True)
