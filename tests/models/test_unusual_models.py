@@ -260,7 +260,8 @@ class Adapted(nn.Module):
 def test_an_exchanged_part_is_noticed(make, path, new):
     model, x = make(), images(2)
     ensemble = mmdiscard.attach(model, **FOUR)
-    model.set_submodule(path, new(model.get_submodule(path)))
+    parent, _, name = path.rpartition('.')
+    setattr(model.get_submodule(parent), name, new(model.get_submodule(path)))
     with pytest.raises(MMDiscardError, match=f"'{path}' of .* was exchanged"):
         predicted(model, x)
     ensemble.detach()
