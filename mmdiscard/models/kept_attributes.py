@@ -15,14 +15,17 @@ OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # parameters, buffers, hooks and
 @contextmanager
 def kept_attributes(model: nn.Module) -> Iterator[None]:
     """Puts plain attributes that hold tensors back as they were, and takes new ones away."""
-    before = [(module, _with_tensors(module)) for module in model.modules()]
-    copies = [tree_map(_copied, values) for _, values in before]
+    before = [(module, dict(vars(module)), _with_tensors(module)) for module in model.modules()]
+    copies = [tree_map(_copied, values) for _, _, values in before]
     try:
         yield
     finally:
-        for (module, values), kept in zip(before, copies, strict=True):
+        for (module, every, values), kept in zip(before, copies, strict=True):
             for name in _with_tensors(module).keys() - values.keys():
-                del vars(module)[name]
+                if name in every:
+                    vars(module)[name] = every[name]  # such as the None of an empty cache
+                else:
+                    del vars(module)[name]
             for name, value in values.items():
                 same = _unchanged(value, kept[name])
                 vars(module)[name] = value if same else kept[name]

@@ -393,3 +393,22 @@ def test_a_memory_of_earlier_images_is_refused_and_left_as_it_was(settings, used
         mmdiscard.attach(model, **settings)
     after = {k: v for k, v in vars(model.backbone).items() if k in ('memory', 'sizes')}
     assert after == before and len(before) == 2 * used
+
+
+def test_a_cache_that_was_empty_is_empty_again():
+    class Cached(Trunk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.codes = None
+
+        def between(self, x):
+            if self.codes is None:
+                self.codes = torch.linspace(0, 1, x.shape[1]).view(-1, 1, 1)
+            return x + self.codes
+
+    model, x = with_trunk(Cached()), images(2)
+    expected = merged(with_trunk(Cached()), x, ONE)
+    with mmdiscard.attach(model, **FOUR):
+        assert model.backbone.codes is None
+        predicted(model, x)
+    assert torch.equal(predicted(model, x), expected)
