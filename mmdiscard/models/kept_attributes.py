@@ -1,7 +1,7 @@
 """Tensors that modules keep as plain attributes, as a memory of earlier images or a cache."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,26 +15,25 @@ OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # parameters, buffers, hooks and
 @contextmanager
 def kept_attributes(model: nn.Module) -> Iterator[None]:
     """Puts plain attributes that hold tensors back as they were, and takes new ones away."""
-    before = [(module, dict(vars(module)), _with_tensors(module)) for module in model.modules()]
-    copies = [tree_map(_copied, values) for _, _, values in before]
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    copies = [tree_map(_copied, _with_tensors(attributes)) for _, attributes in before]
     try:
         yield
     finally:
-        for (module, every, values), kept in zip(before, copies, strict=True):
-            for name in _with_tensors(module).keys() - values.keys():
-                if name in every:
-                    vars(module)[name] = every[name]  # such as the None of an empty cache
-                else:
+        for (module, attributes), kept in zip(before, copies, strict=True):
+            for name in kept.keys() | _with_tensors(vars(module)).keys():
+                if name not in attributes:
                     del vars(module)[name]
-            for name, value in values.items():
-                same = _unchanged(value, kept[name])
-                vars(module)[name] = value if same else kept[name]
+                elif name in kept and not _unchanged(attributes[name], kept[name]):
+                    vars(module)[name] = kept[name]
+                else:  # such as the None of an empty cache
+                    vars(module)[name] = attributes[name]
 
 
-def _with_tensors(module: nn.Module) -> dict[str, Any]:
+def _with_tensors(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
-        for name, value in vars(module).items()
+        for name, value in attributes.items()
         if name not in OF_EVERY_MODULE
         and isinstance(value, Tensor | list | tuple | dict | deque)
         and any(isinstance(leaf, Tensor) for leaf in tree_flatten(value)[0])
