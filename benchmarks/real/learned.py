@@ -31,7 +31,8 @@ from mmdiscard.learned.feature_cache import FeatureCache
 from mmdiscard.utils import Progress, report, write_json
 
 from .segmentor_atoms import build
-from .segmentor_report import DRAWS, miou, miou_gain
+from .segmentor_report import DRAWS, miou, miou_gain, model_of
+from .segmentors import count_pairs
 
 JSON = Path('benchmarks/real/learned.json')
 IMAGES = 150
@@ -76,13 +77,9 @@ def confusions(comparison: MethodComparison, test: Data) -> Iterator[dict[str, n
         found = {}
         for method, logits in comparison.logits(parts, BUDGET).items():
             classes = logits.shape[1]
-            counted = labels < classes
-            index = labels * classes + logits.argmax(1)
+            pairs = zip(labels, logits.argmax(1), labels < classes, strict=True)
             found[method] = np.stack(
-                [
-                    one[kept].bincount(minlength=classes**2).view(classes, -1).numpy()
-                    for one, kept in zip(index, counted, strict=True)
-                ]
+                [count_pairs(truth[kept], own[kept], classes) for truth, own, kept in pairs]
             )
         yield found
 
@@ -171,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     found = measure(Config.fromfile(args.config), args.checkpoint, args.step)
-    results = read_results(JSON) | {args.checkpoint.stem.rsplit('-seed', 1)[0]: found}
+    results = read_results(JSON) | {model_of(args.checkpoint): found}
     write_json(JSON, results)
     print('\n'.join(sections(results)))
     return 0

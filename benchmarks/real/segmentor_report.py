@@ -76,6 +76,19 @@ def miou_gain(after: np.ndarray, before: np.ndarray, weights: np.ndarray) -> tup
     return tuple(map(float, (here, *np.percentile(mean_gain(weights), [2.5, 97.5]))))
 
 
+def trainings_by_model(folder: Path, split: str) -> dict[str, list[Path]]:
+    """Files ``NAME-seedN_SPLIT.npz`` of a folder, one per training, by name of the model."""
+    by_model: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f'*_{split}.npz')):
+        by_model.setdefault(model_of(path), []).append(path)
+    return by_model
+
+
+def model_of(path: Path) -> str:
+    """Name of the model in the name of a checkpoint or of a file of statistics."""
+    return path.stem.rsplit('-seed', 1)[0]
+
+
 class Trainings:
     """Statistics of the trainings of one model on the same images.
 
@@ -315,11 +328,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--split', choices=('val', 'test'), default='test')
     args = parser.parse_args(argv)
-    by_model: dict[str, list[Path]] = {}
-    for path in sorted(OUT.glob(f'*_{args.split}.npz')):
-        by_model.setdefault(path.stem.rsplit('-seed', 1)[0], []).append(path)
     results = read_results(JSON) if args.split == 'test' else {}  # others stay as they are
-    for model, paths in by_model.items():
+    for model, paths in trainings_by_model(OUT, args.split).items():
         trainings = Trainings(paths)
         images = trainings.confusion(PLAIN).shape[1]
         rows, tiles = trainings.rows(), trainings.tile_rows()

@@ -128,6 +128,12 @@ def places(labels: Tensor, classes: int) -> Tensor:
     return torch.from_numpy(index + np.digitize(distance, DISTANCES, right=True))
 
 
+def count_pairs(labels: Tensor, prediction: Tensor, classes: int) -> np.ndarray:
+    """Counts ``(K, K)`` of label and prediction, two lists of numbers below ``classes``."""
+    index = labels * classes + prediction
+    return index.bincount(minlength=classes**2).view(classes, -1).numpy()
+
+
 class Statistics:
     """What is kept of one image, per procedure.
 
@@ -151,8 +157,7 @@ class Statistics:
 
     def confusion(self, prediction: Tensor) -> np.ndarray:
         """Counts ``(K, K)`` of label and prediction ``(H, W)``."""
-        index = self.labels * self.classes + prediction[self.counted]
-        return index.bincount(minlength=self.classes**2).view(self.classes, -1).numpy()
+        return count_pairs(self.labels, prediction[self.counted], self.classes)
 
     def of(self, probabilities: Tensor) -> dict[str, np.ndarray]:
         """All numbers of one procedure."""

@@ -19,7 +19,7 @@ from benchmarks.common.tables import markdown_table
 from mmdiscard.utils import write_json
 
 from . import segmentor_report
-from .segmentor_report import DRAWS, miou, miou_gain
+from .segmentor_report import DRAWS, miou, miou_gain, trainings_by_model
 from .segmentor_report import interval as interval_text
 from .windows import FRAME, LOOKS, OUT, SIZE
 
@@ -181,10 +181,7 @@ def main() -> int:
     """Print the tables and write them as JSON; returns the exit status."""
     recorded = read_results(segmentor_report.JSON)
     results = []
-    by_model: dict[str, list[Path]] = {}
-    for path in sorted(OUT.glob('*_test.npz')):
-        by_model.setdefault(path.stem.rsplit('-seed', 1)[0], []).append(path)
-    for model, paths in by_model.items():
+    for model, paths in trainings_by_model(OUT, 'test').items():
         same = recorded[model]
         tests = [dict(np.load(path)) for path in paths[: same['seeds']]]
         vals = [

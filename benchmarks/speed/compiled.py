@@ -7,7 +7,6 @@ Random weights, one image, one thread, medians of CPU time in plain forwards tha
 
 import argparse
 import logging
-import statistics
 import time
 from functools import partial
 
@@ -41,8 +40,7 @@ def measure(name: str, turns: int) -> list[str]:
     models = (searched, compiled, before)
     calls = [partial(setup.run, model.predict, setup.images) for model in models]
     times = time_turns(setup.plain, calls, turns, setup.images.device, time.process_time)
-    ratios = [[a / b for a, b in zip(one.own, one.plain, strict=True)] for one in times]
-    return [f'{statistics.median(ratio):.2f}' for ratio in ratios]
+    return [f'{one.record()["ratio"]:.2f}' for one in times]
 
 
 def with_compiled_backbone(setup: BenchmarkSetup) -> nn.Module:
