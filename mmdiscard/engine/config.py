@@ -78,7 +78,7 @@ def check_hook_options(cfg: Config) -> None:
     hook = search_hook_of(cfg) or {}
     known = signature(HOOKS.get('mmdiscard.SubsamplingSearchHook')).parameters
     unknown = [name for name in hook if name not in (*known, 'type', 'priority')]
-    if unknown and type_name(hook) in ('SubsamplingSearchHook', 'mmdiscard.SubsamplingSearchHook'):
+    if unknown and type_name(hook) == 'SubsamplingSearchHook':  # not of a subclass
         near = get_close_matches(unknown[0], known, n=1)
         raise MMDiscardError(
             f'SubsamplingSearchHook has no option {unknown[0]!r}; '
